@@ -16,8 +16,9 @@ class Gateway:
 
     Attributes:
         status: of the responses.
-        batches: the bodies of the requests that got a response with status 200, in their order.
+        batches: the bodies of the requests that got a response with a status from 200 to 299, in their order.
         keys: the header Idempotency-Key of each of them.
+        headers: all headers of each of them, with names in lower case.
         requests: number of requests so far.
     """
 
@@ -25,6 +26,7 @@ class Gateway:
         self.status = 200
         self.batches: list[dict[str, Any]] = []
         self.keys: list[str] = []
+        self.headers: list[dict[str, str]] = []
         self.requests = 0
         self._first_held = self._to_hold = 0
         self._released = threading.Event()
@@ -76,7 +78,7 @@ class Gateway:
         """Forget everything, and answer with status 200."""
         self.release(answer=False)
         self.status, self.requests = 200, 0
-        self.batches, self.keys = [], []
+        self.batches, self.keys, self.headers = [], [], []
 
     def _serve(self, handler: BaseHTTPRequestHandler) -> None:
         batch = json.loads(handler.rfile.read(int(handler.headers["Content-Length"])))
@@ -86,9 +88,10 @@ class Gateway:
             self._released.wait()
             if not self._answers_held:
                 return
-        if self.status == 200:
+        if 200 <= self.status <= 299:
             self.batches.append(batch)
             self.keys.append(handler.headers["Idempotency-Key"])
+            self.headers.append({name.lower(): value for name, value in handler.headers.items()})
         handler.send_response(self.status)
         handler.end_headers()
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import signal
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -13,9 +16,11 @@ import pytest
 
 import healthy
 from gateway import Gateway, running_gateway
-from instances import JOURNALS, another_instance, describe_service
+from instances import JOURNALS, NO_POOL_CHECKS, NO_TLS, Instance, another_instance, describe_service
 from pytest_resilience import Resilience, Service, Stack, eventually
 from workload import (
+    MESSAGE,
+    NAME,
     assert_unavailable,
     create,
     eventually_or_fail,
@@ -31,6 +36,24 @@ ATTEMPTS = 2  # JOB_ATTEMPTS
 HANDED_BACK_WITHIN = healthy.REDIS_BACK_WITHIN + 2.0  # seconds from the heal until all jobs have run
 TAKEN_OVER_WITHIN = 8.0  # seconds from SIGKILL until another instance has run the job
 RETURNED_WITHIN = 2.0  # seconds from the end of a stopped instance until another one has run its job
+ADOPTED_WITHIN = 8.0  # seconds from SIGKILL until a running instance has looked for the journals of dead ones
+COUNTED_WITHIN = 2.0  # seconds until the metrics have the jobs of all instances, which are counted once a second
+MANY_ATTEMPTS = 12  # JOB_ATTEMPTS of a test about the delays between them
+DAY = 86_400.0  # seconds
+HANDED_BACK = r"(\d+) jobs of the journal were handed back to the queue"
+FOUND = r"(\d+) jobs were found in the journal of a process that has ended"
+DEAD = r"job (\S+) is in the dead-letter queue after (\d+) failed runs: (.+)"
+# A disk that does not sync a file, or that does not sync the directory with the names of the files.
+SYNC_FAILS = """
+import os, stat
+
+def sync(descriptor, sync=os.fsync):
+    if stat.{kind}(os.fstat(descriptor).st_mode):
+        raise OSError(5, "Input/output error")
+    sync(descriptor)
+
+os.fsync = os.fdatasync = sync
+"""
 
 
 @pytest.fixture(scope="session")
@@ -85,6 +108,10 @@ class LogSince:
         """Return how often a text is in the log since then."""
         return self._service.log[self._begin :].count(text)
 
+    def find_all(self, pattern: str) -> list[Any]:
+        """Return what the groups of a pattern match in the log since then."""
+        return re.findall(pattern, self._service.log[self._begin :])
+
 
 def send(client: Any, campaign_id: int) -> httpx.Response:
     """Send a campaign."""
@@ -100,6 +127,8 @@ def accepted(client: Any, campaign_ids: Sequence[int]) -> None:
         assert outcome.status == 202, f"a send is not accepted: {outcome.status} {outcome.reply.text}"
         expected = {"job_id": f"campaign-{campaign_id}-0", "durable": True}
         assert outcome.reply.json() == expected, f"a send is answered with {outcome.reply.text}, not {expected}"
+        location = outcome.reply.headers.get("Location")
+        assert location == f"/api/jobs/campaign-{campaign_id}-0", f"the Location of a send is {location}, not its job"
         limit = healthy.REDIS_BUDGET + healthy.SLACK
         assert outcome.seconds < limit, f"a send took {outcome.seconds:.2f} s, more than the budget of Redis"
 
@@ -124,6 +153,25 @@ def jobs_check(client: Any) -> str:
     return text
 
 
+def metric(client: Any, name: str) -> float:
+    """Return a metric without labels, or with its labels in the name."""
+    text = client.get("/metrics").text
+    found = re.search(rf"^{re.escape(name)} (\S+)$", text, re.MULTILINE)
+    assert found is not None, f"there is no metric {name}"
+    return float(found[1])
+
+
+def jobs_counted(client: Any) -> dict[str, int]:
+    """Return the number of jobs in each state, as the metrics report it."""
+    states = ("waiting", "active", "journal", "dead")
+    return {state: int(metric(client, f'service_jobs{{state="{state}"}}')) for state in states}
+
+
+def wait_until_counted(client: Any, message: str, **expected: int) -> None:
+    """Wait until the metrics report numbers of jobs."""
+    eventually_or_fail(lambda: expected.items() <= jobs_counted(client).items(), within=COUNTED_WITHIN, message=message)
+
+
 def all_run(client: Any, campaign_ids: Sequence[int], *, within: float, message: str) -> None:
     """Assert that all jobs are completed in time."""
     eventually_or_fail(
@@ -141,8 +189,12 @@ def journal_files() -> list[Path]:
 def test_jobs_accepted_in_each_outage_of_redis_are_handed_back_in_order_and_run_once(
     resilience: Resilience, gateway: Gateway
 ) -> None:
-    log = LogSince(resilience)
     sent: list[int] = []
+    earlier = create(resilience)["id"]
+    accepted(resilience.service, [earlier])
+    all_run(resilience.service, [earlier], within=5.0, message="a job does not run although nothing is wrong")
+    gateway.reset()
+    log = LogSince(resilience)
     for kind, outage in OUTAGES.items():
         campaigns = [create(resilience)["id"] for _ in range(4)][::-1]
         with outage(resilience):
@@ -152,6 +204,11 @@ def test_jobs_accepted_in_each_outage_of_redis_are_handed_back_in_order_and_run_
             waiting = {status(resilience.service, campaign_id) for campaign_id in campaigns}
             assert waiting == {"waiting"}, f"jobs in the journal are {waiting}, not waiting"
             accepted(resilience.service, campaigns[:1])  # again, which makes no second job
+            counted = jobs_counted(resilience.service)["journal"]
+            assert counted == len(campaigns), (
+                f"{len(campaigns)} jobs are in the journal, and the metrics count {counted}"
+            )
+            assert_known_only_to_redis(resilience.service, earlier, kind)
         sent += campaigns
         message = f"Redis was {kind} and is back, and after {HANDED_BACK_WITHIN:g} s not all accepted jobs have run"
         all_run(resilience.service, campaigns, within=HANDED_BACK_WITHIN, message=message)
@@ -163,8 +220,18 @@ def test_jobs_accepted_in_each_outage_of_redis_are_handed_back_in_order_and_run_
     )
     sizes = [path.stat().st_size for path in journal_files()]
     assert not any(sizes), f"all jobs have run, and the journal has files of {sizes} bytes"
+    handed_back = sum(map(int, log.find_all(HANDED_BACK)))
+    assert handed_back == len(sent), f"{len(sent)} jobs were handed back, and the log reports {handed_back}"
     lines = log.count("Redis connected successfully for BullMQ")
-    assert lines <= len(OUTAGES) + 1, f"{lines} lines for BullMQ: one for each recovery"
+    assert len(OUTAGES) <= lines <= len(OUTAGES) + 1, f"{lines} lines for BullMQ: one for each recovery"
+
+
+def assert_known_only_to_redis(client: Any, campaign_id: int, kind: str) -> None:
+    """Assert that nothing is claimed of a job that only Redis knows, while Redis is not used."""
+    if kind in {"read-only", "full"}:
+        return  # Redis answers, so the job may be known
+    path = f"/api/jobs/campaign-{campaign_id}-0"
+    assert_unavailable([timed(lambda: client.get(path)), timed(lambda: client.post(f"{path}/retry"))])
 
 
 def test_a_full_journal_is_a_503_until_redis_is_back(resilience: Resilience, gateway: Gateway) -> None:
@@ -201,12 +268,47 @@ def test_the_journal_survives_sigkill_and_loses_only_what_is_damaged(resilience:
     message = "jobs that were accepted before SIGKILL are lost"
     all_run(resilience.service, kept, within=HANDED_BACK_WITHIN, message=message)
     assert gateway.campaigns == kept, f"jobs were sent as {kept} and ran as {gateway.campaigns}"
+    found = log.find_all(FOUND)
+    assert found == [str(len(kept))], f"{len(kept)} jobs were found in the journal, and the log reports {found}"
     lines = log.count("damaged bytes of the journal")
     assert lines == 1, f"{lines} lines in the log for a damaged journal: an operator needs one"
     aside = [path.read_bytes() for path in (JOURNALS / "main").glob("*.damaged")]
     assert aside == [damaged], f"the damaged record is not set aside: {aside}"
     accepted(resilience.service, [campaigns[1]])
     all_run(resilience.service, campaigns, within=5.0, message="a job that was lost by damage cannot be sent again")
+
+
+def test_a_running_instance_takes_over_the_journal_of_a_killed_one(
+    resilience: Resilience, gateway: Gateway, job_settings: dict[str, str]
+) -> None:
+    campaigns = [create(resilience)["id"] for _ in range(3)]
+    log = LogSince(resilience)
+    shared = str(JOURNALS / "main")
+    with resilience.redis.refuse(), another_instance(resilience, **job_settings, JOURNAL_DIR=shared) as other:
+        accepted(other.client, campaigns)
+        other.process.kill()
+    message = "a process was killed with jobs in its journal, and another one with this JOURNAL_DIR does not run them"
+    all_known = [f"/api/jobs/campaign-{campaign_id}-0" for campaign_id in campaigns]
+    eventually_or_fail(
+        lambda: all(resilience.service.get(path).status_code == 200 for path in all_known),
+        within=ADOPTED_WITHIN,
+        message=message,
+    )
+    all_run(resilience.service, campaigns, within=5.0, message=message)
+    assert gateway.campaigns == campaigns, f"jobs were sent as {campaigns} and ran as {gateway.campaigns}"
+    found = log.find_all(FOUND)
+    assert found == [str(len(campaigns))], f"{len(campaigns)} jobs were found in a journal, and the log reports {found}"
+
+
+def test_a_send_is_503_while_the_journal_cannot_be_synced(resilience: Resilience, job_settings: dict[str, str]) -> None:
+    """What is written and not synced is lost with the power."""
+    campaign_id = create(resilience)["id"]
+    with resilience.redis.refuse():
+        for kind, unsynced in {"S_ISREG": "a file", "S_ISDIR": "the directory"}.items():
+            with another_instance(resilience, first=SYNC_FAILS.format(kind=kind), **job_settings) as other:
+                reply = timed(lambda client=other.client: send(client, campaign_id))
+                assert reply.status != 202, f"a send is accepted although {unsynced} of the journal cannot be synced"
+                assert_unavailable([reply])
 
 
 def test_an_enqueue_whose_reply_is_lost_makes_one_job(resilience: Resilience, gateway: Gateway) -> None:
@@ -248,7 +350,9 @@ def test_another_instance_finishes_the_job_of_one_that_ends(
     accepted(resilience.service, [campaign_id])
     eventually(lambda: gateway.requests == 1, within=5.0)
     with another_instance(resilience, **job_settings) as other:
-        assert status(other.client, campaign_id) == "active", "a job that runs is not active"
+        state = job(other.client, campaign_id)
+        assert state["status"] == "active", f"a job that runs is not active: {state}"
+        assert state["attempts"] == 1, f"a job runs for the first time, and has {state['attempts']} attempts"
         within = TAKEN_OVER_WITHIN if end == "SIGKILL" else RETURNED_WITHIN
         with resilience.service.kill() if end == "SIGKILL" else resilience.service.terminate():
             message = f"an instance ended by {end} in the middle of a job, and {within:g} s later no other has run it"
@@ -273,6 +377,8 @@ def test_two_instances_share_the_queue_and_neither_delivers_twice(
 
 def test_a_job_that_always_fails_is_a_dead_letter_until_it_is_retried(resilience: Resilience, gateway: Gateway) -> None:
     poison, healthy_one = create(resilience)["id"], create(resilience)["id"]
+    log = LogSince(resilience)
+    failures = metric(resilience.service, "service_job_failures_total")
     gateway.status = 500
     accepted(resilience.service, [poison])
     path = f"/api/jobs/campaign-{poison}-0"
@@ -281,6 +387,15 @@ def test_a_job_that_always_fails_is_a_dead_letter_until_it_is_retried(resilience
     state = job(resilience.service, poison)
     assert state["attempts"] == gateway.requests == ATTEMPTS, f"{gateway.requests} runs, not {ATTEMPTS}: {state}"
     assert "500" in str(state["error"]), f"the dead letter does not give the reason: {state}"
+    counted = metric(resilience.service, "service_job_failures_total") - failures
+    assert counted == ATTEMPTS, f"{ATTEMPTS} runs have failed, and the metrics count {counted:g}"
+    wait_until_counted(resilience.service, "the metrics do not count a dead letter", dead=1, waiting=0, active=0)
+    expected = [(f"campaign-{poison}-0", str(ATTEMPTS), state["error"])]
+    eventually_or_fail(
+        lambda: [(job_id, runs, reason.strip()) for job_id, runs, reason in log.find_all(DEAD)] == expected,
+        within=1.0,
+        message="one line of the log reports the dead letter, its runs and the reason",
+    )
 
     gateway.status = 200
     accepted(resilience.service, [healthy_one, poison])
@@ -294,6 +409,119 @@ def test_a_job_that_always_fails_is_a_dead_letter_until_it_is_retried(resilience
     assert state["attempts"] == 1, f"a dead letter that is retried does not get all its attempts again: {state}"
     codes = [resilience.service.post(f"{each}/retry").status_code for each in (path, "/api/jobs/campaign-999-0")]
     assert codes == [409, 404], f"retries of a completed and of an unknown job are {codes}, not 409 and 404"
+    codes = [send(resilience.service, 999).status_code, resilience.service.get("/api/jobs/campaign-999-0").status_code]
+    assert codes == [404, 404], f"a send of an unknown campaign and an unknown job are {codes}, not 404"
+    wait_until_counted(resilience.service, "a dead letter has been retried, and the metrics count it", dead=0)
+
+
+def test_failed_runs_are_repeated_after_growing_delays_of_at_most_a_minute(
+    resilience: Resilience, gateway: Gateway, job_settings: dict[str, str]
+) -> None:
+    """Redis has the number of each job's failed runs and the delay after the last one. A greater number spares hours."""
+    campaigns = [create(resilience)["id"] for _ in range(6)]
+    gateway.status = 500
+    settings = job_settings | {"JOB_ATTEMPTS": str(MANY_ATTEMPTS)}
+    with (
+        resilience.service.pause(),
+        redis_commands(resilience) as command,
+        another_instance(resilience, **settings) as instance,
+    ):
+
+        def delays(runs: int) -> list[float]:
+            """Return the seconds between failed run number `runs` and the next one, of each job that waits for it."""
+            keys = [f"bull:campaigns:campaign-{campaign_id}-0" for campaign_id in campaigns]
+            found = [command("HMGET", key, "atm", "delay") for key in keys]
+            return [int(delay or 0) / 1000 for failed, delay in found if int(failed or 0) == runs and int(delay or 0)]
+
+        def set_failed_runs(runs: int) -> bool:
+            """Set the number of failed runs of all jobs, while none of them is under way. Return False if one is."""
+            instance.process.signal(signal.SIGSTOP)
+            try:
+                ids = [f"campaign-{campaign_id}-0" for campaign_id in campaigns]
+                if any(command("ZSCORE", "bull:campaigns:delayed", job_id) is None for job_id in ids):
+                    return False
+                for job_id in ids:
+                    command("HSET", f"bull:campaigns:{job_id}", "atm", runs)
+                return True
+            finally:
+                instance.process.signal(signal.SIGCONT)
+
+        accepted(instance.client, campaigns)
+        for runs, longest in ((1, 1.0), (3, 4.0), (MANY_ATTEMPTS - 1, 60.0)):
+            if runs > 1:
+                message = "failed runs are repeated at once, so no job waits for its next run"
+                eventually_or_fail(lambda runs=runs: set_failed_runs(runs - 1), within=5.0, message=message)
+            eventually_or_fail(
+                lambda runs=runs: len(delays(runs)) == len(campaigns),
+                within=2 * longest if runs < 4 else 5.0,
+                message=f"failed run number {runs} is not repeated after a delay",
+            )
+            seen = delays(runs)
+            assert all(longest / 2 <= delay <= longest for delay in seen), (
+                f"after failed run number {runs} the next one is due in {seen} s, not in {longest / 2:g} to {longest:g} s"
+            )
+            assert len(set(seen)) > 1, f"jobs that fail together are repeated together, each after {seen[0]} s"
+
+
+def persistent_client(instance: Instance) -> httpx.Client:
+    """Return a client whose connection stays open, because an instance without descriptors accepts no other one."""
+    return httpx.Client(base_url=instance.client.base_url, timeout=10.0, trust_env=False, verify=NO_TLS)
+
+
+def test_a_lack_of_descriptors_for_the_gateway_counts_as_no_failed_run(
+    resilience: Resilience, gateway: Gateway, job_settings: dict[str, str]
+) -> None:
+    """The first job opens the connections that the second one needs, except that to the gateway."""
+    settings = job_settings | {"DB_POOL_IDLE_TIMEOUT": "60", "DB_POOL_CHECK_INTERVAL": NO_POOL_CHECKS}
+    with (
+        resilience.service.pause(),
+        another_instance(resilience, **settings) as instance,
+        persistent_client(instance) as client,
+    ):
+        body = {"name": NAME, "message": MESSAGE}
+        first, second = [client.post("/api/campaigns", json=body).json()["id"] for _ in range(2)]
+        accepted(client, [first])
+        all_run(client, [first], within=5.0, message="a job does not run although nothing is wrong")
+        assert metric(client, "service_job_failures_total") == 0
+        with resilience.process(instance.process.pid).exhaust_descriptors():
+            accepted(client, [second])
+            eventually(lambda: metric(client, "service_job_failures_total") >= 1, within=5.0)
+        message = "descriptors are free again, and a job that needs one for the gateway does not run"
+        all_run(client, [second], within=8.0, message=message)
+        state = job(client, second)
+        assert state["attempts"] == 1, f"a lack of descriptors for the gateway counts as a failed run: {state}"
+
+
+def test_no_more_jobs_run_at_a_time_than_worker_connections(resilience: Resilience, gateway: Gateway) -> None:
+    campaigns = [create(resilience)["id"] for _ in range(3)]
+    gateway.hold(3)
+    accepted(resilience.service, campaigns)
+    eventually(lambda: gateway.requests >= 1, within=5.0)
+    message = "3 jobs were sent, WORKER_CONNECTIONS is 1, and the metrics do not count 1 active job and 2 that wait"
+    wait_until_counted(resilience.service, message, active=1, waiting=2)
+    assert gateway.requests == 1, f"WORKER_CONNECTIONS is 1, and {gateway.requests} jobs wait for the gateway"
+    gateway.release(answer=True)
+    all_run(resilience.service, campaigns, within=5.0, message="jobs that waited for a connection do not run")
+
+
+def test_a_completed_job_is_kept_for_a_week(resilience: Resilience, gateway: Gateway) -> None:
+    """A job is removed when a later one is completed."""
+    younger, older, last = campaigns = [create(resilience)["id"] for _ in range(3)]
+    accepted(resilience.service, campaigns[:2])
+    all_run(resilience.service, campaigns[:2], within=5.0, message="a job does not run although nothing is wrong")
+    with redis_commands(resilience) as command:
+        for campaign_id, days in ((younger, 6.9), (older, 7.1)):
+            completed_at = (time.time() - days * DAY) * 1000
+            command("ZADD", "bull:campaigns:completed", completed_at, f"campaign-{campaign_id}-0")
+    accepted(resilience.service, [last])
+    all_run(resilience.service, [last], within=5.0, message="a job does not run although nothing is wrong")
+    paths = [f"/api/jobs/campaign-{campaign_id}-0" for campaign_id in (younger, older)]
+    codes = [resilience.service.get(path).status_code for path in paths]
+    assert codes == [200, 404], (
+        f"jobs that were completed 6.9 and 7.1 days ago are {codes}, not 200 and 404: they are kept for a week"
+    )
+    accepted(resilience.service, [younger])  # again, which makes no second job
+    assert status(resilience.service, younger) == "completed", "a completed job is sent again, and it runs again"
 
 
 def test_an_outage_of_postgres_makes_no_dead_letter(resilience: Resilience, gateway: Gateway) -> None:

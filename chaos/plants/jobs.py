@@ -15,6 +15,12 @@ POISON = "test_jobs.py::test_a_job_that_always_fails_is_a_dead_letter_until_it_i
 POSTGRES = "test_jobs.py::test_an_outage_of_postgres_makes_no_dead_letter"
 UNWRITABLE = "test_jobs.py::test_a_journal_that_cannot_be_written_is_a_503_while_redis_is_down"
 LONG = "test_redis_gone.py::test_a_long_outage_of_redis_costs_one_log_line_and_one_prober"
+KILLED_BESIDE = "test_jobs.py::test_a_running_instance_takes_over_the_journal_of_a_killed_one"
+SYNC = "test_jobs.py::test_a_send_is_503_while_the_journal_cannot_be_synced"
+DELAYS = "test_jobs.py::test_failed_runs_are_repeated_after_growing_delays_of_at_most_a_minute"
+DESCRIPTORS = "test_jobs.py::test_a_lack_of_descriptors_for_the_gateway_counts_as_no_failed_run"
+AT_A_TIME = "test_jobs.py::test_no_more_jobs_run_at_a_time_than_worker_connections"
+WEEK = "test_jobs.py::test_a_completed_job_is_kept_for_a_week"
 
 PLANTS = (
     plant(
@@ -283,5 +289,204 @@ PLANTS = (
         ),
         tests=LONG,
         message="requests retry themselves",
+    ),
+    plant(
+        "metrics-journal-of-the-last-check",
+        "All counts are from the last check.",
+        (
+            "jobs/queue.py",
+            "replace(self._counts, journal=len(self.journal), failed=self.failed_runs)",
+            "replace(self._counts, failed=self.failed_runs)",
+        ),
+        tests=OUTAGES,
+        message="jobs are in the journal, and the metrics count",
+    ),
+    plant(
+        "jobs-handed-back-in-silence",
+        "It is over, so it is no news.",
+        ("jobs/queue.py", "        if total:\n            log.info(", "        if total:\n            log.debug("),
+        tests=OUTAGES,
+        message="jobs were handed back, and the log reports 0",
+    ),
+    plant(
+        "jobs-connected-logged-once",
+        "BullMQ was connected before.",
+        (
+            "jobs/queue.py",
+            "                if logged_outages != self.redis.outages:\n",
+            "                if logged_outages is None:\n",
+        ),
+        tests=OUTAGES,
+        message="lines for BullMQ: one for each recovery",
+    ),
+    plant(
+        "send-without-a-location",
+        "The body has the id of the job.",
+        ("http/job_routes.py", ', 202, {"Location": f"/api/jobs/{job.id}"})', ", 202)"),
+        tests=OUTAGES,
+        message="the Location of a send is None",
+    ),
+    plant(
+        "job-unknown-without-redis",
+        "The journal does not have it, so there is none.",
+        (
+            "jobs/queue.py",
+            '                raise Unavailable("The queue of jobs cannot answer now.") from error\n            found = None\n',
+            "                log.debug(error)\n            found = None\n",
+        ),
+        tests=OUTAGES,
+        message="a dependency fault is 503",
+    ),
+    plant(
+        "jobs-found-in-silence",
+        "It works, so it is no news.",
+        ("jobs/journal.py", '            log.info("%d jobs were found', '            log.debug("%d jobs were found'),
+        tests=SIGKILL,
+        message="jobs were found in the journal, and the log reports []",
+    ),
+    plant(
+        "jobs-journal-adopted-at-the-start-only",
+        "A process that was killed is started again.",
+        (
+            "jobs/queue.py",
+            "            if checks % ADOPTION_CHECKS == 0:\n                await self.journal.adopt()\n",
+            "",
+        ),
+        tests=KILLED_BESIDE,
+        message="another one with this JOURNAL_DIR does not run them",
+    ),
+    plant(
+        "jobs-journal-not-synced",
+        "The kernel writes it to the disk in a moment.",
+        ("jobs/journal.py", "            os.fdatasync(self.descriptor)\n", ""),
+        tests=SYNC,
+        message="although a file of the journal cannot be synced",
+    ),
+    plant(
+        "jobs-journal-name-not-synced",
+        "The file is synced, so it is there.",
+        ("jobs/journal.py", "                    _sync_directory(directory)\n", ""),
+        tests=SYNC,
+        message="although the directory of the journal cannot be synced",
+    ),
+    plant(
+        "send-without-a-look",
+        "The processor notices when there is no such campaign.",
+        (
+            "http/job_routes.py",
+            '        if await self._campaigns.get(campaign_id) is None:\n            raise HTTPException(404, "There is no such campaign.")\n',
+            "",
+        ),
+        tests=POISON,
+        message="a send of an unknown campaign",
+    ),
+    plant(
+        "jobs-buried-in-silence",
+        "The queue of dead letters has it.",
+        ("jobs/worker.py", '        log.warning("job %s is in the dead', '        log.debug("job %s is in the dead'),
+        tests=POISON,
+        message="one line of the log reports the dead letter",
+    ),
+    plant(
+        "jobs-line-counts-retries",
+        "The first run is no retry.",
+        ("jobs/worker.py", "run.id, run.attempts + 1, error)", "run.id, run.attempts, error)"),
+        tests=POISON,
+        message="one line of the log reports the dead letter",
+    ),
+    plant(
+        "metrics-dead-are-delayed",
+        "Both wait for someone.",
+        ("jobs/bull.py", '            pipe.zcard(f"{PREFIX}failed")\n', '            pipe.zcard(f"{PREFIX}delayed")\n'),
+        tests=POISON,
+        message="the metrics do not count a dead letter",
+    ),
+    plant(
+        "metrics-failed-counts-dead-letters",
+        "A repeated run is no failure.",
+        ("jobs/worker.py", "        self._queue.failed_runs += 1\n", ""),
+        (
+            "jobs/worker.py",
+            "        await self._bull.bury(run, error)\n",
+            "        await self._bull.bury(run, error)\n        self._queue.failed_runs += 1\n",
+        ),
+        tests=POISON,
+        message="runs have failed, and the metrics count 1",
+    ),
+    plant(
+        "jobs-repeated-at-once",
+        "The sooner it succeeds, the better.",
+        (
+            "jobs/worker.py",
+            "self._bull.delay(run, backoff(run.attempts + 1), error=text",
+            "self._bull.delay(run, 0, error=text",
+        ),
+        tests=DELAYS,
+        message="is not repeated after a delay",
+    ),
+    plant(
+        "jobs-repeated-every-second",
+        "A second is long enough for a gateway.",
+        ("jobs/bull.py", "min(60.0, 2.0 ** (attempt - 1))", "1.0"),
+        tests=DELAYS,
+        message="after failed run number 3 the next one is due in",
+    ),
+    plant(
+        "jobs-delays-without-a-maximum",
+        "Exponential means exponential.",
+        ("jobs/bull.py", "min(60.0, 2.0 ** (attempt - 1))", "2.0 ** (attempt - 1)"),
+        tests=DELAYS,
+        message="after failed run number 11 the next one is due in",
+    ),
+    plant(
+        "jobs-repeated-together",
+        "A delay is a delay.",
+        ("jobs/bull.py", " * random.uniform(0.5, 1.0))", ")"),
+        tests=DELAYS,
+        message="jobs that fail together are repeated together",
+    ),
+    plant(
+        "jobs-blamed-for-descriptors",
+        "An error is an error.",
+        (
+            "jobs/gateway.py",
+            '            if lacking(error) == "file descriptors":',
+            '            if lacking(error) == "nothing":',
+        ),
+        tests=DESCRIPTORS,
+        message="a lack of descriptors for the gateway counts as a failed run",
+    ),
+    plant(
+        "worker-connections-ignored",
+        "The pool has a bound of its own.",
+        ("jobs/worker.py", "asyncio.Semaphore(settings.worker_connections)", "asyncio.Semaphore(settings.db_pool_max)"),
+        ("postgres/pool.py", "settings.worker_connections", "settings.db_pool_max"),
+        tests=AT_A_TIME,
+        message="WORKER_CONNECTIONS is 1, and the metrics do not count",
+    ),
+    plant(
+        "jobs-completed-kept-for-a-day",
+        "Nobody asks later than that.",
+        ("jobs/bull.py", "KEEP_COMPLETED = 7 * 86_400", "KEEP_COMPLETED = 86_400"),
+        tests=WEEK,
+        message="they are kept for a week",
+    ),
+    plant(
+        "jobs-completed-kept-for-ever",
+        "Redis is large.",
+        ("jobs/bull.py", '        keep = {"age": KEEP_COMPLETED}\n', "        keep = False\n"),
+        tests=WEEK,
+        message="they are kept for a week",
+    ),
+    plant(
+        "job-attempts-without-the-present-one",
+        "It has not ended yet.",
+        (
+            "jobs/bull.py",
+            'attempts=int(fields.get("atm", 0)) + (status == "active"),',
+            'attempts=int(fields.get("atm", 0)),',
+        ),
+        tests=f"{TAKEN_OVER}[SIGKILL]",
+        message="a job runs for the first time, and has 0 attempts",
     ),
 )
