@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import signal
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -36,6 +38,11 @@ PATIENCE = "30"  # seconds: GATEWAY_TIMEOUT here, longer than the gateway holds 
 GATEWAY_FAILS = "The gateway fails:"
 PASSWORD = "the-word-of-the-gateway"
 TAKEN_OVER = "is back in the queue"  # in the log of the process that finds the job of another one without a lock
+ADDRESS_BOOK = (
+    ("Ada", "ada@example.com", "+1 212 555 0100"),
+    ("Bob", "bob@example.com", ""),
+    ("Cy", "cy@example.com", "7"),
+)
 INSERT = "insert into contacts (name, email) select 'n', i || '@example.com' from generate_series(1, $1::int) i"
 
 POSTGRES_FAULTS: dict[str, Callable[[Resilience], Strike]] = {
@@ -69,7 +76,7 @@ def send(resilience: Resilience, contacts: int = 0) -> tuple[int, str]:
     campaign: int = create(resilience)["id"]
     reply = resilience.service.post(f"/api/campaigns/{campaign}/send")
     assert reply.status_code == 202, f"a send gets {reply.status_code}, not 202: {reply.text}"
-    return campaign, reply.headers["Location"]
+    return campaign, f"/api/jobs/campaign-{campaign}-0"
 
 
 def wait_until_completed(client: Any, job: str, *, within: float = COMPLETED_WITHIN) -> None:
@@ -186,6 +193,9 @@ def test_an_outage_of_postgres_in_the_middle_of_a_batch_loses_and_doubles_no_del
         f"{len(gateway.batches) - 5} batches were sent again, although one was not committed"
     )
     assert len(keys) == len(gateway.batches) - 5, "a batch was sent again with another Idempotency-Key"
+    assert len(set(gateway.keys)) == 5, f"5 batches differ, and have {len(set(gateway.keys))} Idempotency-Keys"
+    sizes = {len(batch["recipients"]) for batch in gateway.batches}
+    assert sizes == {BATCH}, f"SEND_BATCH is {BATCH}, and the batches have {sizes} recipients"
 
 
 def test_a_gateway_that_hangs_leaves_the_job_in_the_dead_letter_queue_until_it_is_retried(
@@ -258,6 +268,181 @@ def test_jobs_leave_the_last_connection_of_the_pool_to_requests(resilience: Resi
         assert ALERT not in instance.log, "one of two connections was used, and the pool counts as exhausted"
 
 
+def test_the_gateway_gets_all_of_a_batch_with_a_key_and_the_credentials(
+    resilience: Resilience, gateway: Gateway
+) -> None:
+    url = gateway.url.replace("://", "://clerk%40home:p%2Fw@")
+    settings = {"GATEWAY_URL": url, "SEND_BATCH": "2", "JOB_ATTEMPTS": "1"}
+    for person in ADDRESS_BOOK:
+        sql(resilience, "insert into contacts (name, email, phone) values ($1, $2, $3)", *person)
+    with resilience.service.pause(), another_instance(resilience, **settings) as instance:
+        for status in (299, 204):
+            gateway.status = status
+            campaign, job = send_by(instance.client, resilience, 0)
+            assert_accepted_with(instance.client, job, gateway, status)
+        gateway.status = 200
+        sent_in_the_cadence(instance.client, gateway, campaign)
+        gateway.status = 300
+        _, job = send_by(instance.client, resilience, 0)
+        message = "the gateway answers with status 300, and the run of the job does not fail"
+        eventually_or_fail(
+            lambda: instance.client.get(job).json()["status"] == "failed", within=COMPLETED_WITHIN, message=message
+        )
+    recipients = [
+        {"id": f"campaign-{campaign}-1-{number}", "name": name, "email": email, "phone": phone}
+        for number, (name, email, phone) in enumerate(ADDRESS_BOOK, start=1)
+    ]
+    fields = {"campaign_id": campaign, "step": 1, "name": NAME, "message": MESSAGE}
+    expected = [fields | {"recipients": recipients[:2]}, fields | {"recipients": recipients[2:]}]
+    of_cadence = gateway.batches[-2:]
+    assert [without_ids(batch) for batch in of_cadence] == [without_ids(batch) for batch in expected], (
+        f"SEND_BATCH is 2, and the gateway gets {of_cadence} for {ADDRESS_BOOK}"
+    )
+    keys, ids = len(set(gateway.keys)), len(set(gateway.recipients))
+    assert keys == len(gateway.batches) == 6, f"6 batches of 3 jobs have {keys} different Idempotency-Keys"
+    assert ids == 9, f"9 messages of 3 jobs have {ids} different ids: the gateway drops the others"
+    headers = gateway.headers[0]
+    credentials = f"Basic {base64.b64encode(b'clerk@home:p/w').decode()}"
+    assert headers.get("authorization") == credentials, "the name and password of GATEWAY_URL are no Basic credentials"
+    assert headers["content-type"] == "application/json", f"JSON is sent as {headers['content-type']}"
+
+
+def assert_accepted_with(client: httpx.Client, job: str, gateway: Gateway, status: int) -> None:
+    """Assert that a job is completed by a gateway that answers with a status."""
+    message = f"the gateway answers with status {status}, and the job is not completed"
+    eventually_or_fail(
+        lambda: client.get(job).json()["status"] == "completed", within=COMPLETED_WITHIN, message=message
+    )
+
+
+def sent_in_the_cadence(client: httpx.Client, gateway: Gateway, campaign: int) -> None:
+    """Start a cadence of one step for a campaign that is sent, and wait for its end."""
+    gateway.hold(1)
+    before = gateway.requests
+    body = {"every_seconds": 0.1, "repeat": 1}
+    assert client.put(f"/api/campaigns/{campaign}/cadence", json=body).status_code == 200
+    wait_for_request(gateway, before + 1)
+    status = client.get(f"/api/campaigns/{campaign}").json()["status"]
+    assert status == "sending", f"a step of a cadence is being sent, and the campaign is {status}, not sending"
+    gateway.release(answer=True)
+    assert_accepted_with(client, f"/api/jobs/campaign-{campaign}-1", gateway, gateway.status)
+    status = client.get(f"/api/campaigns/{campaign}").json()["status"]
+    assert status == "sent", f"a step of a cadence is sent, and the campaign is {status}"
+
+
+def without_ids(batch: dict[str, Any]) -> dict[str, Any]:
+    """Return a batch without the ids of its recipients."""
+    recipients = [{name: value for name, value in each.items() if name != "id"} for each in batch["recipients"]]
+    return batch | {"recipients": recipients}
+
+
+def test_a_contact_that_is_added_while_a_campaign_is_sent_gets_it(resilience: Resilience, gateway: Gateway) -> None:
+    """Its id is lower than those of the batches before it, as that of a slow import may be."""
+    contacts = 2 * BATCH
+    gateway.hold(1, after=1)
+    campaign, job = send(resilience, contacts)
+    wait_for_request(gateway, 2)
+    sql(resilience, "insert into contacts (id, name, email) values (-1, 'Late', 'late@example.com')")
+    gateway.release(answer=True)
+    wait_until_completed(resilience.service, job)
+    assert_delivered_once(resilience, campaign, contacts + 1)
+
+
+def test_a_campaign_that_is_deleted_meanwhile_ends_its_job_and_its_deliveries_are_removed(
+    resilience: Resilience, gateway: Gateway
+) -> None:
+    contacts = 4 * BATCH
+    settings = {"GATEWAY_URL": gateway.url, "CLEANUP_INTERVAL": "0.3", "JOB_ATTEMPTS": "1"}
+    with resilience.service.pause(), another_instance(resilience, **settings) as instance:
+        kept, job = send_by(instance.client, resilience, contacts)
+        wait_until_completed(instance.client, job)
+        gateway.hold(1, after=1)
+        before = gateway.requests
+        deleted, job = send_by(instance.client, resilience, 0)
+        wait_for_request(gateway, before + 2)
+        assert instance.client.delete(f"/api/campaigns/{deleted}").status_code == 204
+        gateway.release(answer=True)
+        message = "a campaign was deleted, and its job does not end as completed"
+        state = eventually_or_fail(
+            lambda: (state := instance.client.get(job).json())["status"] not in ("waiting", "active") and state,
+            within=COMPLETED_WITHIN,
+            message=message,
+        )
+        assert state["status"] == "completed", f"{message}: {state}"
+        late = gateway.requests - before - 2
+        assert late == 0, f"a campaign was deleted, and {late} more batches were sent"
+        for campaigns in ([deleted], [deleted + 1000, deleted + 2000]):  # at two intervals
+            sql(
+                resilience,
+                "insert into deliveries (campaign_id, contact_id, step) select c, 0, 0 from unnest($1::bigint[]) c",
+                campaigns,
+            )
+            left = "select distinct campaign_id from deliveries where campaign_id <> $1"
+            eventually_or_fail(
+                lambda left=left: not sql(resilience, left, kept),
+                within=COMPLETED_WITHIN,
+                message="deliveries of deleted campaigns are not removed every CLEANUP_INTERVAL",
+            )
+        rows = sql(resilience, "select count(*) from deliveries where campaign_id = $1", kept)[0][0]
+        assert rows == contacts, f"{rows} of {contacts} deliveries of a campaign that exists are left"
+
+
+def test_in_a_pool_of_one_connection_a_request_goes_before_a_job(resilience: Resilience, gateway: Gateway) -> None:
+    """Redis is away while the campaigns are sent, so that both jobs begin together."""
+    small = {
+        "GATEWAY_URL": gateway.url,
+        "DB_POOL_MAX": "1",
+        "WORKER_CONNECTIONS": "2",
+        "DB_POOL_ACQUIRE_TIMEOUT": "1.5",
+        "GATEWAY_TIMEOUT": PATIENCE,
+    }
+    gateway.hold(1)
+    with resilience.service.pause(), another_instance(resilience, **small) as instance, ThreadPoolExecutor(1) as thread:
+        with resilience.redis.refuse():
+            jobs = [send_by(instance.client, resilience, 0 if number else 2 * BATCH)[1] for number in range(2)]
+        wait_for_request(gateway, 1)
+        eventually(lambda: [instance.client.get(job).json()["status"] for job in jobs].count("active") == 2, within=5.0)
+        body = {"name": NAME, "message": MESSAGE}
+        request = thread.submit(timed, lambda: instance.client.post("/api/campaigns", json=body))
+        eventually(lambda: "\nservice_db_pool_waiting 1.0\n" in instance.client.get("/metrics").text, within=1.0)
+        gateway.release(answer=True)
+        gateway.hold(1)
+        reply = request.result()
+        assert reply.status == 201, f"two jobs and a request wait for the only connection, and the request gets {reply}"
+        gateway.release(answer=True)
+        for job in jobs:
+            wait_until_completed(instance.client, job)
+
+
+def test_a_batch_may_take_the_time_of_a_statement_and_of_the_gateway_and_then_postgres_ends_it(
+    resilience: Resilience, gateway: Gateway
+) -> None:
+    """The second instance is suspended, so it cannot end its transaction."""
+    command, patient, impatient = 0.5, 20.0, 1.0  # seconds
+    settings = {"GATEWAY_URL": gateway.url, "DB_COMMAND_TIMEOUT": str(command), "JOB_ATTEMPTS": "1"}
+    old = (
+        "select 1 from pg_stat_activity where application_name like 'service:%' and now() - xact_start > interval '1 s'"
+    )
+    with resilience.service.pause():
+        gateway.hold(1)
+        with another_instance(resilience, GATEWAY_TIMEOUT=str(patient), **settings) as instance:
+            job = send_by(instance.client, resilience, BATCH)[1]
+            wait_for_request(gateway, 1)
+            message = f"the gateway may take {patient:g} s, and Postgres ends the transaction of a batch sooner"
+            eventually_or_fail(lambda: sql(resilience, old), within=2.0, message=message)
+            gateway.release(answer=True)
+            wait_until_completed(instance.client, job)
+        assert_sent_to_all(gateway, BATCH)
+        gateway.hold(1)
+        with another_instance(resilience, GATEWAY_TIMEOUT=str(impatient), **settings) as instance:
+            send_by(instance.client, resilience, 0)
+            wait_for_request(gateway, 2)
+            instance.process.signal(signal.SIGSTOP)
+            message = f"a batch may take {command + impatient:g} s, and Postgres does not end its transaction"
+            within = command + impatient + healthy.SLACK
+            eventually_or_fail(lambda: not open_transactions(resilience), within=within, message=message)
+
+
 def test_no_reader_sees_an_older_status_although_redis_fails_meanwhile(
     resilience: Resilience, gateway: Gateway
 ) -> None:
@@ -291,4 +476,5 @@ def send_by(client: httpx.Client, resilience: Resilience, contacts: int) -> tupl
     """Add contacts, and send a new campaign to all through one instance. Return its id and the path of the job."""
     sql(resilience, INSERT, contacts)
     campaign: int = client.post("/api/campaigns", json={"name": NAME, "message": MESSAGE}).json()["id"]
-    return campaign, client.post(f"/api/campaigns/{campaign}/send").headers["Location"]
+    assert client.post(f"/api/campaigns/{campaign}/send").status_code == 202
+    return campaign, f"/api/jobs/campaign-{campaign}-0"

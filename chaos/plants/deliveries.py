@@ -11,6 +11,13 @@ HANGS = "test_deliveries.py::test_a_gateway_that_hangs_leaves_the_job_in_the_dea
 SIGTERM = "test_deliveries.py::test_sigterm_returns_the_job_after_the_batch_under_way"
 LAST = "test_deliveries.py::test_jobs_leave_the_last_connection_of_the_pool_to_requests"
 STATUS = "test_deliveries.py::test_no_reader_sees_an_older_status_although_redis_fails_meanwhile"
+DELETED = "test_deliveries.py::test_a_campaign_that_is_deleted_meanwhile_ends_its_job_and_its_deliveries_are_removed"
+GATEWAY = "test_deliveries.py::test_the_gateway_gets_all_of_a_batch_with_a_key_and_the_credentials"
+ONE = "test_deliveries.py::test_in_a_pool_of_one_connection_a_request_goes_before_a_job"
+ADDED = "test_deliveries.py::test_a_contact_that_is_added_while_a_campaign_is_sent_gets_it"
+DURATION = (
+    "test_deliveries.py::test_a_batch_may_take_the_time_of_a_statement_and_of_the_gateway_and_then_postgres_ends_it"
+)
 
 SEND = "                await self._gateway.send(Batch(job, step.name, step.message, recipients))\n"
 RECORD = "                await record_deliveries(transaction, job.campaign_id, job.step, [each.id for each in recipients])\n"
@@ -175,5 +182,184 @@ PLANTS = (
         ("jobs/processor.py", '        await self._run(lambda: self._change_status(job, ("sending",), "sent"))\n', ""),
         tests=KILLED,
         message="every contact has a delivery, and the campaign is",
+    ),
+    plant(
+        "deliveries-of-deleted-campaigns-kept",
+        "They take no room worth mentioning.",
+        (
+            "jobs/processor.py",
+            "        await remove_at_intervals(self._settings.cleanup_interval, self._deliveries.remove_orphans)",
+            "        await asyncio.Event().wait()",
+        ),
+        tests=DELETED,
+        message="are not removed every CLEANUP_INTERVAL",
+    ),
+    plant(
+        "deliveries-removed-once",
+        "That was all of them.",
+        (
+            "jobs/orphans.py",
+            "            while await remove():\n                pass\n",
+            "            await remove()\n            await asyncio.Event().wait()\n",
+        ),
+        tests=DELETED,
+        message="are not removed every CLEANUP_INTERVAL",
+    ),
+    plant(
+        "deleted-campaign-is-a-failure",
+        "What cannot be sent has failed.",
+        (
+            "jobs/processor.py",
+            '            log.info("%s ends, because its campaign has been deleted", job.id)\n            return\n',
+            '            raise RuntimeError("The campaign has been deleted.")\n',
+        ),
+        tests=DELETED,
+        message="a campaign was deleted, and its job does not end as completed",
+    ),
+    plant(
+        "deleted-campaign-is-busy",
+        "Perhaps it comes back.",
+        (
+            "jobs/processor.py",
+            'return BatchResult("deleted" if step is None else "busy")',
+            'return BatchResult("busy")',
+        ),
+        tests=DELETED,
+        message="a campaign was deleted, and its job does not end as completed",
+    ),
+    plant(
+        "gateway-without-phones",
+        "Mail needs an address.",
+        ("jobs/gateway.py", ', "email": each.email, "phone": each.phone}', ', "email": each.email}'),
+        tests=GATEWAY,
+        message="and the gateway gets",
+    ),
+    plant(
+        "gateway-without-credentials",
+        "The URL has them.",
+        ("jobs/gateway.py", "        if parts.username is not None:\n", "        if False:\n"),
+        tests=GATEWAY,
+        message="are no Basic credentials",
+    ),
+    plant(
+        "gateway-credentials-quoted",
+        "They are sent as they are set.",
+        (
+            "jobs/gateway.py",
+            "{unquote(parts.username)}:{unquote(parts.password or '')}",
+            "{parts.username}:{parts.password or ''}",
+        ),
+        tests=GATEWAY,
+        message="are no Basic credentials",
+    ),
+    plant(
+        "gateway-accepts-with-200-only",
+        "OK is 200.",
+        ("jobs/gateway.py", "        if not 200 <= status < 300:", "        if status != 200:"),
+        tests=GATEWAY,
+        message="the gateway answers with status 299, and the job is not completed",
+    ),
+    plant(
+        "gateway-redirects-are-success",
+        "Only 4xx and 5xx are errors.",
+        ("jobs/gateway.py", "        if not 200 <= status < 300:", "        if status >= 400:"),
+        tests=GATEWAY,
+        message="the gateway answers with status 300, and the run of the job does not fail",
+    ),
+    plant(
+        "batches-of-all-steps-share-keys",
+        "The recipients make the batch.",
+        ("jobs/gateway.py", '        return f"{self.job.id}-{ids[0]}-', '        return f"{ids[0]}-'),
+        tests=GATEWAY,
+        message="different Idempotency-Keys",
+    ),
+    plant(
+        "messages-of-all-steps-share-ids",
+        "A contact has an id.",
+        ("jobs/gateway.py", '{"id": f"{self.job.id}-{each.id}"', '{"id": str(each.id)'),
+        tests=GATEWAY,
+        message="different ids",
+    ),
+    plant(
+        "status-of-later-steps-not-changed",
+        "It was sent already.",
+        (
+            "jobs/processor.py",
+            '        startable = STARTABLE if job.step == 0 else (*STARTABLE, "sent")\n',
+            "        startable = STARTABLE\n",
+        ),
+        tests=GATEWAY,
+        message="the campaign is sent, not sending",
+    ),
+    plant(
+        "batches-one-larger",
+        "One more does not matter.",
+        (
+            "jobs/processor.py",
+            "        size = self._settings.send_batch\n",
+            "        size = self._settings.send_batch + 1\n",
+        ),
+        tests=f"{OUTAGE}[refusing]",
+        message="SEND_BATCH is 100, and the batches have",
+    ),
+    plant(
+        "batches-of-a-job-share-a-key",
+        "The job has a unique id.",
+        (
+            "jobs/gateway.py",
+            '        return f"{self.job.id}-{ids[0]}-{hashlib',
+            '        return self.job.id or f"{ids[0]}-{hashlib',
+        ),
+        tests=f"{OUTAGE}[refusing]",
+        message="5 batches differ, and have 1 Idempotency-Keys",
+    ),
+    plant(
+        "workers-first-in-a-pool-of-one",
+        "First come, first served.",
+        (
+            "postgres/slots.py",
+            "        while self._requests and self._free > 0:\n            self._give(self._requests)\n        while self._workers and not self._requests and",
+            "        while self._workers and",
+        ),
+        (
+            "postgres/slots.py",
+            "            self._free_for_workers -= self._give(self._workers)\n",
+            "            self._free_for_workers -= self._give(self._workers)\n        while self._requests and self._free > 0:\n            self._give(self._requests)\n",
+        ),
+        tests=ONE,
+        message="wait for the only connection, and the request gets",
+    ),
+    plant(
+        "transactions-without-an-end",
+        "The service ends them.",
+        (
+            "postgres/connection.py",
+            '            "idle_in_transaction_session_timeout": str(int(transaction_limit(settings) * 1000)),\n',
+            "",
+        ),
+        tests=DURATION,
+        message="and Postgres does not end its transaction",
+    ),
+    plant(
+        "transactions-as-short-as-statements",
+        "A transaction is no longer than a statement.",
+        (
+            "postgres/connection.py",
+            "    return settings.db_command_timeout + settings.gateway_timeout\n",
+            "    return settings.db_command_timeout\n",
+        ),
+        tests=DURATION,
+        message="and Postgres ends the transaction of a batch sooner",
+    ),
+    plant(
+        "job-looks-at-each-contact-once",
+        "Ids grow.",
+        (
+            "jobs/processor.py",
+            "            elif after == BEFORE_ALL:\n                return True\n            else:\n                after = BEFORE_ALL",
+            "            else:\n                return True",
+        ),
+        tests=ADDED,
+        message="200 of 201 contacts have a delivery",
     ),
 )
