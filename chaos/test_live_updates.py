@@ -17,6 +17,7 @@ from workload import (
     create,
     eventually_or_fail,
     postgres_session,
+    redis_commands,
     sql,
     wait_until_ready,
     wait_until_redis_is,
@@ -33,6 +34,8 @@ FLOOD = 2500  # events of 4 KB: 10 MB, where the kernel and the queue of a clien
 MAX_GROWTH_MIB = 8
 POLLED = 15  # events of one poll; the library's client refuses more than 16 packets
 HANDSHAKE = "/socket.io/?EIO=4&transport=polling"
+NOT_RECEIVED = "messages of other instances are not received:"
+RECEIVED_AGAIN = "RESOLVED: messages of other instances are received again"
 MAX_MESSAGE = 16 << 10  # bytes to the service
 ELSEWHERE = "https://elsewhere.example"  # the origin of a page
 
@@ -117,6 +120,29 @@ def test_events_of_other_instances_come_again_after_an_outage_of_redis(resilienc
         eventually_or_fail(receives, within=healthy.REDIS_BACK_WITHIN + healthy.SLACK, message=message)
         message = "a campaign was sent while Redis was away, and afterwards a client does not get its newest progress"
         eventually_or_fail(lambda: is_complete(client, missed), within=healthy.REDIS_BACK_WITHIN, message=message)
+
+
+def test_a_refused_subscription_is_logged_once_and_tried_again(resilience: Resilience) -> None:
+    """Redis has one user, who loses and gets the right to subscribe."""
+    with (
+        redis_commands(resilience) as command,
+        live_client(resilience.service.url) as client,
+        other_instance(resilience) as other,
+    ):
+        other.publish(change(1))
+        eventually(lambda: client.progress(1), within=5.0)
+        command("ACL", "SETUSER", "default", "resetchannels")
+        command("CLIENT", "KILL", "TYPE", "pubsub")
+        message = "Redis refuses a subscription, and no line of the log reports that"
+        eventually_or_fail(lambda: NOT_RECEIVED in resilience.service.log, within=5.0, message=message)
+        command("ACL", "SETUSER", "default", "allchannels")
+        message = "Redis allows a subscription again, and no line of the log reports that messages are received"
+        eventually_or_fail(lambda: RECEIVED_AGAIN in resilience.service.log, within=5.0, message=message)
+        other.publish(change(2))
+        message = "Redis allows a subscription again, and events of other instances do not come"
+        eventually_or_fail(lambda: client.progress(2), within=5.0, message=message)
+    lines = [resilience.service.log.count(line) for line in (NOT_RECEIVED, RECEIVED_AGAIN)]
+    assert lines == [1, 1], f"a subscription was refused for a while, and the log has {lines} lines for begin and end"
 
 
 def test_a_client_that_reconnects_gets_the_present_state(resilience: Resilience) -> None:

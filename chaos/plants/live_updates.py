@@ -14,6 +14,7 @@ MEMORY = "test_live_updates.py::test_no_websocket_is_accepted_while_memory_is_sh
 SHUTDOWN = "test_live_updates.py::test_a_shutdown_closes_websockets_with_1012_and_ends_polls_at_once"
 ORIGIN = "test_live_updates.py::test_a_page_of_another_origin_cannot_connect"
 SIZE = "test_live_updates.py::test_a_message_may_have_16_kib_and_not_a_byte_more"
+SUBSCRIPTION = "test_live_updates.py::test_a_refused_subscription_is_logged_once_and_tried_again"
 
 PLANTS = (
     plant(
@@ -199,5 +200,27 @@ PLANTS = (
         ("jobs/gateway.py", '        log.info("%d messages of %s (no', '        log.debug("%d messages of %s (no'),
         tests=RECONNECT,
         message="messages are counted in the log",
+    ),
+    plant(
+        "subscription-refused-in-silence",
+        "Redis is up.",
+        (
+            "cache/channel.py",
+            '            log.warning("messages of other instances are not',
+            '            log.debug("messages of other instances are not',
+        ),
+        tests=SUBSCRIPTION,
+        message="Redis refuses a subscription, and no line",
+    ),
+    plant(
+        "subscription-refused-is-the-end",
+        "Rights do not come back.",
+        (
+            "cache/channel.py",
+            "                self._log_failure(error)\n",
+            "                self._log_failure(error)\n                if self._redis.up:\n                    return\n",
+        ),
+        tests=SUBSCRIPTION,
+        message="Redis allows a subscription again, and",
     ),
 )
