@@ -21,6 +21,7 @@ FAULTS: dict[str, Callable[[Resilience], Strike]] = {
     "memory short": lambda r: r.service.memory_pressure(headroom_mb=8),
 }
 REQUESTS, SECONDS = 100, 0.5  # of a sample; /health has a larger one
+OPENMETRICS = "application/openmetrics-text"
 ALERT = 'alert="database_pool_exhausted"'
 
 
@@ -93,13 +94,26 @@ def test_an_outage_of_redis_shows_until_it_ends(resilience: Resilience) -> None:
         assert during[hits] == before[hits] + 1, (
             "one read was served from memory, and the metrics do not count it there"
         )
+        assert during["service_redis_up"] == 0, "Redis is down, and the metrics report it as up"
+        assert during["service_cache_entries"] >= 1, "memory serves a campaign, and the metrics report no entry"
+        assert resilience.service.put(path, json={"message": "changed"}).status_code == 200
+        pending = metrics(resilience)["service_cache_pending_writes"]
+        assert pending == 1, f"Redis has missed one write, and the metrics report {pending:g}"
     message = "Redis is used again, and the metrics still report an open circuit breaker"
     within = healthy.REDIS_BACK_WITHIN + healthy.SLACK
     eventually_or_fail(lambda: metrics(resilience)["service_redis_breaker_open"] == 0, within=within, message=message)
     after = metrics(resilience)
     assert after['service_cache_source{source="redis"}'] == 1
+    assert after["service_redis_up"] == 1, "Redis is used again, and the metrics report it as down"
+    pending = after["service_cache_pending_writes"]
+    assert pending == 0, f"Redis is used again, and the metrics report {pending:g} writes that it has missed"
     outages = after["service_redis_outages_total"] - before["service_redis_outages_total"]
     assert outages == 1, f"one outage of Redis is counted as {outages:g}"
+
+
+def waits_for_pool(values: dict[str, float], requests: int) -> bool:
+    """True if all connections of the pool are in use, and that many requests wait for one."""
+    return values["service_db_pool_in_use"] == healthy.POOL_MAX and values["service_db_pool_waiting"] == requests
 
 
 def test_a_starved_pool_shows_until_it_recovers(resilience: Resilience) -> None:
@@ -113,15 +127,16 @@ def test_a_starved_pool_shows_until_it_recovers(resilience: Resilience) -> None:
 
     with ThreadPoolExecutor(count) as threads, resilience.postgres.starve(lock="campaigns"):
         posts = [threads.submit(timed, post) for _ in range(count)]
-        message = f"{count} requests wait for a lock, and the metrics do not report a full pool"
-        eventually_or_fail(
-            lambda: metrics(resilience)["service_db_pool_in_use"] == healthy.POOL_MAX,
+        message = f"{count} requests wait, and the metrics do not report a full pool and {count - healthy.POOL_MAX} that wait for it"
+        full = eventually_or_fail(
+            lambda: waits_for_pool(values := metrics(resilience), count - healthy.POOL_MAX) and values,
             within=healthy.ACQUIRE_TIMEOUT,
             message=message,
         )
-        full = metrics(resilience)
         assert full["service_db_pool_max"] == healthy.POOL_MAX
         assert full["service_db_pool_utilisation_ratio"] == 1.0
+        in_progress = full["service_http_requests_in_progress"]
+        assert in_progress == count + 1, f"{count + 1} requests are under way, and the metrics report {in_progress:g}"
         message = "the alert of the pool is raised, and the metrics do not report it"
         eventually_or_fail(
             lambda: metrics(resilience)[f"service_alert_active{{{ALERT}}}"] == 1,
@@ -141,6 +156,14 @@ def test_a_starved_pool_shows_until_it_recovers(resilience: Resilience) -> None:
         message=message,
     )
     after = metrics(resilience)
+    in_progress = after["service_http_requests_in_progress"]
+    assert in_progress == 1, f"one request is under way, and the metrics report {in_progress:g}"
+    assert after["service_db_pool_waiting"] == 0, "no request waits for a connection, and the metrics report some"
+    busy = after["service_db_pool_busy_seconds_total"] - before["service_db_pool_busy_seconds_total"]
+    waited = sum(reply.seconds for reply in replies)
+    assert 0.1 * waited < busy <= waited, (
+        f"connections were in use for most of {waited:.2f} s, and the metrics report {busy:.2f} s"
+    )
     raised = after[f"service_alerts_raised_total{{{ALERT}}}"] - before[f"service_alerts_raised_total{{{ALERT}}}"]
     assert raised == 1, f"one episode of the alert is counted as {raised:g}"
     old, new = requests_of(before, *kind), requests_of(after, *kind)
@@ -151,6 +174,22 @@ def test_a_starved_pool_shows_until_it_recovers(resilience: Resilience) -> None:
     assert 0 < seconds <= longest, (
         f"the clients waited {longest:.2f} s for a 503 in all, and the metrics report {seconds:.2f}"
     )
+
+
+def test_an_outage_of_postgres_shows_until_it_ends(resilience: Resilience) -> None:
+    create(resilience)
+
+    def states() -> set[str]:
+        values = metrics(resilience)
+        return {name for name, value in values.items() if name.startswith("service_db_state{") and value == 1}
+
+    up, down = ({f'service_db_state{{state="{state}"}}'} for state in ("up", "down"))
+    assert states() == up, f"Postgres is up, and the metrics report {states()}"
+    with resilience.postgres.refuse():
+        message = "Postgres is down, and the metrics do not report that"
+        eventually_or_fail(lambda: states() == down, within=healthy.UNREADY_WITHIN, message=message)
+    message = "Postgres is back, and the metrics report it as down"
+    eventually_or_fail(lambda: states() == up, within=healthy.POSTGRES_BACK_WITHIN, message=message)
 
 
 def test_labels_hold_no_secret_no_address_and_nothing_that_a_client_sends(resilience: Resilience) -> None:
@@ -172,3 +211,6 @@ def test_labels_hold_no_secret_no_address_and_nothing_that_a_client_sends(resili
         assert sent not in text, f"each client can add time series: {sent!r} is the value of a label"
     assert 'route="/api/campaigns/{id}"' in text
     assert 'route="unmatched"' in text
+    reply = resilience.service.get("/metrics", headers={"Accept": OPENMETRICS})
+    assert reply.headers["Content-Type"].startswith(OPENMETRICS), "Accept asks for OpenMetrics, and gets another format"
+    assert reply.text.endswith("# EOF\n"), "the text in the format OpenMetrics has no end"

@@ -63,6 +63,10 @@ def test_an_idle_service_reports_draining_before_it_refuses_connections(resilien
             )
             if is_draining(ready) and read is None:
                 read = probe(instance, path)
+                metrics = probe(instance, "/metrics")
+                assert metrics.reply is None or "\nservice_draining 1.0\n" in metrics.reply.text, (
+                    "the service drains, and the metrics do not report that"
+                )
             time.sleep(PROBE_PAUSE)
         accepted = time.monotonic() - sigterm
         assert accepted > 0.9 * ANNOUNCED, (

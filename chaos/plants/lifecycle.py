@@ -216,4 +216,15 @@ PLANTS = (
         tests=BOOT,
         message="each part logs once that it has started",
     ),
+    plant(
+        "scheduler-starts-in-silence",
+        "Nobody reads that line.",
+        (
+            "jobs/scheduler.py",
+            '            log.info("Cadence Scheduler ready")',
+            '            log.debug("Cadence Scheduler ready")',
+        ),
+        tests=BOOT,
+        message="each part logs once that it has started",
+    ),
 )

@@ -8,6 +8,7 @@ LATENCY = "test_metrics.py::test_metrics_answer_within_50_ms_during_an_outage"
 REDIS = "test_metrics.py::test_an_outage_of_redis_shows_until_it_ends"
 STARVED = "test_metrics.py::test_a_starved_pool_shows_until_it_recovers"
 LABELS = "test_metrics.py::test_labels_hold_no_secret_no_address_and_nothing_that_a_client_sends"
+POSTGRES = "test_metrics.py::test_an_outage_of_postgres_shows_until_it_ends"
 SCRAPE = "        content, media_type = self._metrics.render("
 
 PLANTS = (
@@ -122,5 +123,52 @@ PLANTS = (
         ),
         tests=LABELS,
         message="the metrics reveal",
+    ),
+    plant(
+        "metrics-pending-writes-gone",
+        "The cache has them.",
+        (
+            "metrics.py",
+            "_one(lambda s: s.cache.pending_writes)",
+            "_one(lambda s: s.cache.pending_writes * s.cache.redis.up)",
+        ),
+        tests=REDIS,
+        message="Redis has missed one write, and the metrics report 0",
+    ),
+    plant(
+        "metrics-waiting-never-down",
+        "The peak is what matters.",
+        ("postgres/pool.py", "            self.usage.waiting -= not worker\n", "            pass\n"),
+        tests=STARVED,
+        message="requests wait, and the metrics do not report a full pool",
+    ),
+    plant(
+        "metrics-in-progress-of-all-time",
+        "Requests are counted.",
+        (
+            "metrics.py",
+            "_one(lambda s: s.lifecycle.in_flight)",
+            "_one(lambda s: sum(times.count for times in s.requests.by_kind.values()))",
+        ),
+        tests=STARVED,
+        message="requests are under way, and the metrics report",
+    ),
+    plant(
+        "metrics-state-of-the-start",
+        "It was up.",
+        ("metrics.py", "_one_of(STATES, lambda s: s.postgres_status.state)", '_one_of(STATES, lambda s: "up")'),
+        tests=POSTGRES,
+        message="Postgres is down, and the metrics do not report that",
+    ),
+    plant(
+        "metrics-text-only",
+        "Prometheus reads text.",
+        (
+            "metrics.py",
+            "            encode, media_type = choose_encoder(accept)\n",
+            '            encode, media_type = choose_encoder("")\n',
+        ),
+        tests=LABELS,
+        message="Accept asks for OpenMetrics",
     ),
 )

@@ -86,4 +86,11 @@ PLANTS = (
         tests=IDLE,
         message="SHUTDOWN_GRACE is 60, and an idle service takes more than",
     ),
+    plant(
+        "metrics-draining-never",
+        "It ends soon.",
+        ("metrics.py", "_one(lambda s: s.lifecycle.draining)", "_one(lambda s: 0)"),
+        tests=IDLE,
+        message="the service drains, and the metrics do not report that",
+    ),
 )
