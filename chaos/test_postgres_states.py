@@ -52,6 +52,11 @@ GRANTS = {
     ),
 }
 UNUSABLE = "Postgres is not as the service needs it:"  # begins the log line
+LACKS_MORE = "Postgres lacks what contacts and jobs need:"
+HAS_MORE = "Postgres has what contacts and jobs need"
+CSV = {"Content-Type": "text/csv"}
+CONTACT = "name,email,phone\nAda,ada@example.com,\n"
+EVERY_HOUR = {"every_seconds": 3600, "repeat": 1}
 FAILED = "Postgres connection failed:"
 CONNECTED = "Postgres connected successfully"
 
@@ -117,6 +122,41 @@ def test_missing_privileges_are_a_503_whose_cause_is_logged_once(resilience: Res
                 assert_cause_logged_once(lambda begin=begin: instance.log[begin:], cause, lack)
             sql(resilience, "grant update on campaigns to clerk")
             assert_recovers(instance.client, "rights")
+
+
+def test_without_rights_on_contacts_the_service_is_ready_and_imports_jobs_and_cadences_wait(
+    resilience: Resilience,
+) -> None:
+    campaign = create(resilience)["id"]
+    with role_without_privileges(resilience) as url:
+        sql(resilience, "grant all on campaigns to clerk")
+        settings = {"DATABASE_URL": url, "JOB_ATTEMPTS": "1"}
+        with resilience.service.pause(), another_instance(resilience, ready=False, **settings) as instance:
+            message = "only tables that campaigns do not need lack rights, and /readyz does not report ready"
+            eventually_or_fail(lambda: instance.client.get("/readyz").status_code == 200, within=5.0, message=message)
+            job = f"/api/jobs/campaign-{campaign}-0"
+            assert instance.client.post(f"/api/campaigns/{campaign}/send").status_code == 202
+            replies = [
+                timed(lambda: instance.client.post("/api/contacts/import", content=CONTACT, headers=CSV)),
+                timed(lambda: instance.client.put(f"/api/campaigns/{campaign}/cadence", json=EVERY_HOUR)),
+            ]
+            assert_unavailable(replies)
+            message = "jobs have no rights on contacts and deliveries, and the state of a job does not give a reason"
+            state = eventually_or_fail(
+                lambda: (state := instance.client.get(job).json())["error"] and state, within=5.0, message=message
+            )
+            assert state["status"] == "waiting", f"a job lacks rights in Postgres, and it does not wait: {state}"
+            lines = re.findall(f"{LACKS_MORE} .*", instance.log)
+            assert len(lines) == 1, f"the lack of rights on some tables costs these lines of the log, not one: {lines}"
+            named = [name for name in ("contacts", "deliveries", "cadences") if name in lines[0]]
+            assert len(named) == 3, f"rights on contacts, deliveries and cadences lack, and the log names {named}"
+            sql(resilience, "grant all on contacts, deliveries, cadences to clerk")
+            message = "jobs have all rights again, and one that waited does not run"
+            eventually_or_fail(
+                lambda: instance.client.get(job).json()["status"] == "completed", within=5.0, message=message
+            )
+            message = "the tables have all rights again, and no line of the log reports that"
+            eventually_or_fail(lambda: instance.log.count(HAS_MORE) == 1, within=2.0, message=message)
 
 
 def assert_recovers(client: httpx.Client, lack: str) -> None:

@@ -26,6 +26,9 @@ THRESHOLD = "test_pool.py::test_the_pool_alert_uses_the_configured_percentage"
 EVERY_CHANGE = "test_contention.py::test_concurrent_updates_all_count_and_reads_are_monotonic"
 REFUSED = "test_postgres_states.py::test_a_statement_that_postgres_refuses_is_a_503_and_logged_once_for_each_sqlstate"
 ORDER = "test_pool.py::test_requests_get_connections_in_the_order_in_which_they_came"
+WITHOUT_CONTACTS = (
+    "test_postgres_states.py::test_without_rights_on_contacts_the_service_is_ready_and_imports_jobs_and_cadences_wait"
+)
 
 PLANTS = (
     plant(
@@ -573,5 +576,45 @@ PLANTS = (
         ("postgres/slots.py", "        waiter = waiters.popleft()", "        waiter = waiters.pop()"),
         tests=ORDER,
         message="and were served in the order",
+    ),
+    plant(
+        "contacts-needed-to-be-ready",
+        "Half a service is none.",
+        (
+            "postgres/contacts.py",
+            '        Column("phone", "SE", inserted=True, updated=True),\n    ),\n',
+            '        Column("phone", "SE", inserted=True, updated=True),\n    ),\n    essential=True,\n',
+        ),
+        tests=WITHOUT_CONTACTS,
+        message="and /readyz does not report ready",
+    ),
+    plant(
+        "lack-of-contacts-not-logged",
+        "Campaigns are served, so nothing is wrong.",
+        (
+            "postgres/monitor.py",
+            '                log.warning("Postgres lacks what contacts',
+            '                log.debug("Postgres lacks what contacts',
+        ),
+        tests=WITHOUT_CONTACTS,
+        message="costs these lines of the log, not one",
+    ),
+    plant(
+        "lack-of-contacts-in-each-check",
+        "There is never too much in a log.",
+        ("postgres/monitor.py", "        if lack != self._last_lack:\n", "        if lack or self._last_lack:\n"),
+        tests=WITHOUT_CONTACTS,
+        message="costs these lines of the log, not one",
+    ),
+    plant(
+        "job-without-rights-is-a-dead-letter",
+        "No rights is no outage.",
+        (
+            "jobs/worker.py",
+            "        if isinstance(error, Unavailable) and not isinstance(error, GatewayFailed):\n",
+            '        if isinstance(error, Unavailable) and getattr(error.__cause__, "sqlstate", None) != "42501":\n',
+        ),
+        tests=WITHOUT_CONTACTS,
+        message="a job lacks rights in Postgres, and it does not wait",
     ),
 )
