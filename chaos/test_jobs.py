@@ -301,7 +301,7 @@ def test_a_running_instance_takes_over_the_journal_of_a_killed_one(
 
 
 def test_a_send_is_503_while_the_journal_cannot_be_synced(resilience: Resilience, job_settings: dict[str, str]) -> None:
-    """What is written and not synced is lost with the power."""
+    """Data that is written and not synced is lost with the power."""
     campaign_id = create(resilience)["id"]
     with resilience.redis.refuse():
         for kind, unsynced in {"S_ISREG": "a file", "S_ISDIR": "the directory"}.items():
