@@ -104,6 +104,7 @@ def test_without_redis_an_instance_serves_its_own_clients_and_the_others_follow_
 
 def test_events_of_other_instances_come_again_after_an_outage_of_redis(resilience: Resilience) -> None:
     missed = create(resilience)["id"]
+    sql(resilience, "update campaigns set status = 'sending', version = version + 1 where id = $1", missed)
     with live_client(resilience.service.url) as client, other_instance(resilience) as other:
         other.publish(change(missed))
         eventually(lambda: client.progress(missed), within=5.0)
