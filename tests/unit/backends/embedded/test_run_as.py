@@ -129,3 +129,27 @@ def test_programs_in_a_closed_home_are_copied_with_their_libraries(tmp_path):
     assert (copy / "postgres").read_text() == "pkg/pginstall/bin/postgres"
     assert (copy / "../../../pkg.libs/libpq.so").read_text() == "pkg.libs/libpq.so", "where $ORIGIN leads"
     assert not (copy.parent / "include").exists()
+
+
+def test_further_servers_use_the_copy_that_is_there(tmp_path):
+    home = tmp_path / "home"
+    binaries = installation(home)
+    home.chmod(0o700)
+    (tmp_path / "session").mkdir()
+    first = run_as.readable_copy(binaries, tmp_path / "session")
+    assert run_as.readable_copy(binaries, tmp_path / "session") == first
+
+
+def test_the_copy_of_programs_that_were_installed_for_root_alone_is_readable_for_all_users(tmp_path):
+    home = tmp_path / "home"
+    binaries = installation(home)
+    (binaries / "postgres").chmod(0o700)
+    (binaries / "link").symlink_to("postgres")
+    for path in (home, *home.rglob("*")):
+        if not path.is_symlink():
+            path.chmod(path.stat().st_mode & 0o700)
+    (tmp_path / "session").mkdir()
+    copy = run_as.readable_copy(binaries, tmp_path / "session")
+    assert (copy / "postgres").stat().st_mode & 0o077 == 0o055
+    assert (copy / "../lib/a.so").stat().st_mode & 0o077 == 0o044
+    assert copy.stat().st_mode & 0o077 == copy.parent.stat().st_mode & 0o077 == 0o055
