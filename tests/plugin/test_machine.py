@@ -132,7 +132,7 @@ REPLAY = (  # as Python in the replaying test; the bug needs the clients in one 
 
 def test_a_healthy_client_passes(project: pytest.Pytester) -> None:
     project.makepyfile(
-        test_notes=MACHINE.replace("SEARCH", "3.0").replace("acknowledges_errors = True", "acknowledges_errors = False")
+        test_notes=MACHINE.replace("SEARCH", "8.0").replace("acknowledges_errors = True", "acknowledges_errors = False")
         + "\ndef test_healthy(resilience):\n    Machine.run(resilience, Notes())\n"
     )
     result = project.runpytest_subprocess(*LIKE_A_USER)

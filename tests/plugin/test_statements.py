@@ -203,7 +203,7 @@ def test_schedule(resilience):
     schedule = Schedule([Episode([
         Step("redis.on", {"verb": "set", "act": "error", "code": "OOM", "first": 1}, until=touched(1)),
         Step("redis.refuse", at=statement("set", 3), until=touched(1)),
-    ], operations=20)])
+    ], operations=300)])
     history = resilience.play(Schedule.loads(schedule.dumps()), RedisRegisters(redis.asyncio.Redis.from_url), clients=2)
     labels = [each.label for each in history.faults]
     assert [label.partition("(")[0] for label in labels] == ["redis.on", "redis.refuse"], labels

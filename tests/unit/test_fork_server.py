@@ -20,6 +20,8 @@ ENV = {name: os.environ[name] for name in ("PATH", "PYTHONDONTWRITEBYTECODE") if
 PROGRAM = """
 import json, os, signal, stat, sys
 umask = os.umask(0)
+def is_of_libffi(number):  # ctypes, which the fork server uses, keeps the file of a recent libffi open
+    return "libffi" in os.readlink(f"/proc/self/fd/{number}")
 print(json.dumps({
     "argv": [os.path.basename(word) for word in sys.argv], "command": sys.orig_argv, "name": __name__,
     "file": globals().get("__file__"), "package": globals().get("__package__"), "path": sys.path, "flags": repr(sys.flags),
@@ -28,7 +30,7 @@ print(json.dumps({
     "marked": "PYTEST_RESILIENCE_CHILD" in os.environ, "umask": umask, "leader": os.getsid(0) == os.getpid(),
     "signals": [str(signal.getsignal(n)) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGPIPE, signal.SIGCHLD)],
     "stdin": sys.stdin.read(), "null": stat.S_ISCHR(os.fstat(0).st_mode),
-    "descriptors": sorted(int(n) for n in os.listdir("/proc/self/fd"))[:-1],
+    "descriptors": [n for n in sorted(int(n) for n in os.listdir("/proc/self/fd"))[:-1] if not is_of_libffi(n)],
 }), flush=True)
 """
 

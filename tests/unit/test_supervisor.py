@@ -188,6 +188,8 @@ def test_the_process_table_has_the_parent_and_state_of_each_process(read, monkey
     monkeypatch.setattr(supervisor, "LINUX", read != "ps")
     if read != "ps" and sys.platform != "linux":
         pytest.skip("needs Linux: /proc")
+    if read == "ps" and not Path("/bin/ps").exists():
+        pytest.skip("needs /bin/ps (Debian: apt install procps)")
     with started("sh", "-c", "sleep 600 & echo ready; wait") as child:
         child.stdout.readline()
         table = supervisor.process_table(os.getpid())
