@@ -427,11 +427,13 @@ def test_failed_runs_are_repeated_after_growing_delays_of_at_most_a_minute(
         another_instance(resilience, **settings) as instance,
     ):
 
-        def delays(runs: int) -> list[float]:
-            """Return the seconds between failed run number `runs` and the next one, of each job that waits for it."""
-            keys = [f"bull:campaigns:campaign-{campaign_id}-0" for campaign_id in campaigns]
-            found = [command("HMGET", key, "atm", "delay") for key in keys]
-            return [int(delay or 0) / 1000 for failed, delay in found if int(failed or 0) == runs and int(delay or 0)]
+        def all_seen(seen: dict[int, float], runs: int) -> bool:
+            """Add the seconds between failed run number `runs` and the next one, of each job that waits for it. True for all jobs."""
+            for campaign_id in campaigns:
+                failed, delay = command("HMGET", f"bull:campaigns:campaign-{campaign_id}-0", "atm", "delay")
+                if int(failed or 0) == runs and int(delay or 0):
+                    seen[campaign_id] = int(delay) / 1000
+            return len(seen) == len(campaigns)
 
         def set_failed_runs(runs: int) -> bool:
             """Set the number of failed runs of all jobs, while none of them is under way. Return False if one is."""
@@ -451,12 +453,13 @@ def test_failed_runs_are_repeated_after_growing_delays_of_at_most_a_minute(
             if runs > 1:
                 message = "failed runs are repeated at once, so no job waits for its next run"
                 eventually_or_fail(lambda runs=runs: set_failed_runs(runs - 1), within=5.0, message=message)
+            delays: dict[int, float] = {}
             eventually_or_fail(
-                lambda runs=runs: len(delays(runs)) == len(campaigns),
+                lambda runs=runs, delays=delays: all_seen(delays, runs),
                 within=2 * longest if runs < 4 else 5.0,
                 message=f"failed run number {runs} is not repeated after a delay",
             )
-            seen = delays(runs)
+            seen = list(delays.values())
             assert all(longest / 2 <= delay <= longest for delay in seen), (
                 f"after failed run number {runs} the next one is due in {seen} s, not in {longest / 2:g} to {longest:g} s"
             )
