@@ -35,6 +35,11 @@ PRELOADED = (
     "redis.asyncio",
 )
 ROOT = Path(__file__).parent.parent
+STATISTICS = "[Memory Stats]"
+# The shortest intervals: a line of statistics for each check of the guard.
+FREQUENT_CHECKS = {"MEMORY_CHECK_INTERVAL": "0.05", "MEMORY_STATS_INTERVAL": "0.05"}
+# Reads of campaigns of 40 KB. 20 fill the last tenth of a limit of 12 MB, and faster than the guard's interval.
+READS_BETWEEN_CHECKS = 10
 LISTENING = re.compile(r"Server LISTENING on http://[\d.]+:(\d+)")
 COMMAND = [sys.executable, "-m", "service"]
 NUMBERS = itertools.count(1)
@@ -113,6 +118,14 @@ class Instance:
             pytest.fail(
                 f"a new instance does not become ready although nothing is wrong; its log:\n{self.log}\n{never}"
             )
+
+    def wait_for_statistics(self, count: int) -> None:
+        """Wait for a number of new lines of memory statistics, or for the end of the process. The guard checks memory as often."""
+        before = self.log.count(STATISTICS)
+        try:
+            eventually(lambda: self.log.count(STATISTICS) >= before + count or self.has_exited(), within=20.0)
+        except NeverHappened as never:
+            pytest.fail(f"{count} checks of memory are due, and the log has no {count} lines of statistics: {never}")
 
 
 def minimal_environment(settings: dict[str, str]) -> dict[str, str]:

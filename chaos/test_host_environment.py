@@ -17,14 +17,13 @@ from pathlib import Path
 import pytest
 
 import healthy
-from instances import ROOT, Instance, another_instance
+from instances import FREQUENT_CHECKS, READS_BETWEEN_CHECKS, ROOT, STATISTICS, Instance, another_instance
 from pytest_resilience import Resilience
 from verbs import uncached_campaigns
 from workload import FELL_BACK, NAME, concurrently, eventually_or_fail, redis_commands, timed
 
 MIB = 2**20
 FORCED_GC = "forcing GC"
-STATS = "[Memory Stats]"
 LARGEST = "😀" * 10_000  # the largest valid message: four bytes for each character
 JUMP = 7200.0  # seconds
 # Runs in the service's process before the service is imported. The wall clock jumps by the number in a file, if that exists.
@@ -94,23 +93,11 @@ def memory_cgroup(pid: int, limit: int | None) -> Iterator[Path]:
         eventually_or_fail(lambda: removed(cgroup), within=5.0, message=f"the cgroup {cgroup} cannot be removed")
 
 
-def wait_for_statistics(instance: Instance, count: int) -> None:
-    """Wait for a number of new lines of memory statistics, or for the end of the process. The guard checks memory as often."""
-    before = instance.log.count(STATS)
-    eventually_or_fail(
-        lambda: instance.log.count(STATS) > before + count or instance.has_exited(),
-        within=20.0,
-        message=f"{count} periods have passed, and no statistics are logged",
-    )
-
-
 def test_the_guard_obeys_the_memory_limit_of_a_parent_cgroup(resilience: Resilience) -> None:
     """A container in a pod may have no limit in its own cgroup, while the pod's limit applies."""
     campaigns, limit = 375, 12
-    between_checks = 10  # reads; 20 fill the last tenth of the limit, and faster than the guard's interval
     ids = uncached_campaigns(resilience, campaigns, message=LARGEST)
-    often = {"MEMORY_CHECK_INTERVAL": "0.05", "MEMORY_STATS_INTERVAL": "0.05"}
-    with another_instance(resilience, CACHE_MAX_MB="256", **often) as instance:
+    with another_instance(resilience, CACHE_MAX_MB="256", **FREQUENT_CHECKS) as instance:
         pid = instance.process.pid
         with memory_cgroup(pid, limit * MIB), memory_cgroup(pid, None), resilience.redis.refuse():
             for i in ids:
@@ -119,8 +106,8 @@ def test_the_guard_obeys_the_memory_limit_of_a_parent_cgroup(resilience: Resilie
                 )
                 status = timed(lambda i=i: instance.client.get(f"/api/campaigns/{i}")).status
                 assert status in (200, 503, None), f"memory is short, and a read gets {status}, not 200 or 503"
-                if i % between_checks == 0:
-                    wait_for_statistics(instance, 1)
+                if i % READS_BETWEEN_CHECKS == 0:
+                    instance.wait_for_statistics(2)
                     if FORCED_GC in instance.log:
                         break
             assert FORCED_GC in instance.log, (
@@ -169,11 +156,11 @@ def test_the_page_cache_does_not_count_as_used_memory(resilience: Resilience) ->
     """Reading a log or a backup in the container fills its cgroup with cached files, which the kernel frees on demand."""
     limit = 48 * MIB
     with (
-        another_instance(resilience, MEMORY_CHECK_INTERVAL="0.05", MEMORY_STATS_INTERVAL="0.05") as instance,
+        another_instance(resilience, **FREQUENT_CHECKS) as instance,
         memory_cgroup(instance.process.pid, limit) as cgroup,
     ):
         with page_cache_filled(cgroup, limit) as share:
-            wait_for_statistics(instance, 10)
+            instance.wait_for_statistics(10)
             status = instance.client.get("/readyz").status_code
         assert FORCED_GC not in instance.log, (
             f"{share:.0%} of the cgroup is page cache, which can be freed, and the guard acts"
@@ -211,9 +198,9 @@ def assert_works_after_jump(instance: Instance, path: str, seconds: float) -> No
     assert (read.status_code, state) == (200, "hit"), f"{event}, and a copy in memory that is seconds old is a {state}"
     status = instance.client.post("/api/db-cleanup").status_code
     assert status == 429, f"{event}, and a cleanup right after another one gets {status}, not 429"
-    before = instance.log.count(STATS)
+    before = instance.log.count(STATISTICS)
     eventually_or_fail(
-        lambda: instance.log.count(STATS) >= before + 3, within=5.0, message=f"{event}, and periodic work stops"
+        lambda: instance.log.count(STATISTICS) >= before + 3, within=5.0, message=f"{event}, and periodic work stops"
     )
     status = instance.client.post("/api/campaigns", json={"name": NAME, "message": "m"}).status_code
     assert status == 201, f"{event}, and a write gets {status}, not 201"

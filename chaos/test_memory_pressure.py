@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 import healthy
-from instances import another_instance
+from instances import FREQUENT_CHECKS, READS_BETWEEN_CHECKS, another_instance
 from pytest_resilience import CannotInject, Resilience, eventually, recovers
 from workload import (
     NAME,
@@ -257,7 +257,7 @@ def test_the_guard_obeys_the_memory_limit_of_its_cgroup(resilience: Resilience) 
     """No allocation fails at a container's limit, because the kernel kills the process there."""
     campaigns, limit = 375, 12
     ids = [row["id"] for row in sql(resilience, INSERT, NAME, LONGEST, campaigns)]
-    with another_instance(resilience, MEMORY_CHECK_INTERVAL="0.05", CACHE_MAX_MB="256") as instance:
+    with another_instance(resilience, CACHE_MAX_MB="256", **FREQUENT_CHECKS) as instance:
         try:
             pressure = resilience.process(instance.process.pid).memory_limit(headroom_mb=limit)
         except CannotInject as error:
@@ -269,6 +269,8 @@ def test_the_guard_obeys_the_memory_limit_of_its_cgroup(resilience: Resilience) 
                 )
                 status = timed(lambda i=i: instance.client.get(f"/api/campaigns/{i}")).status
                 assert status in (200, 503, None), f"memory is short, and a read gets {status}, not 200 or 503"
+                if i % READS_BETWEEN_CHECKS == 0:
+                    instance.wait_for_statistics(2)
             assert FORCED_GC.search(instance.log), (
                 f"{campaigns * LARGEST / MIB:.0f} MB were read, and no collection was forced"
             )

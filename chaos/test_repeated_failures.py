@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import trustme
 
 import healthy
-from instances import NO_POOL_CHECKS, Instance, another_instance
+from instances import NO_POOL_CHECKS, STATISTICS, Instance, another_instance
 from pytest_resilience import Resilience, Stack, Strike, eventually, recovers
 from tls_terminator import tls_terminator
 from verbs import send_every_verb, uncached_campaigns
@@ -38,7 +38,6 @@ from workload import (
 )
 
 FORCED_GC = "forcing GC"
-STATS = "[Memory Stats]"
 OLDER_BOOT = "service:00000000-0000-0000-0000-000000000000"
 OPEN_TRANSACTION = ("begin", "lock table campaigns in row exclusive mode")
 LONGEST = 0.5  # seconds of the longest transaction of an instance: its DB_COMMAND_TIMEOUT
@@ -52,12 +51,6 @@ def assert_no_unhandled_error(log: str, *, during: str) -> None:
     """Assert that a log has no traceback and no warning about a lost task."""
     found = re.search(UNHANDLED, log)
     assert not found, f"{during}: an unhandled error reached the log: {log[found.start() :][:2000] if found else ''}"
-
-
-def wait_for_statistics(instance: Instance, count: int, *, within: float = 5.0) -> None:
-    """Wait for a number of new lines of memory statistics. The guard checks memory as often."""
-    before = instance.log.count(STATS)
-    eventually(lambda: instance.log.count(STATS) >= before + count, within=within)
 
 
 def test_a_cleanup_works_after_two_that_failed(resilience: Resilience) -> None:
@@ -126,12 +119,12 @@ def test_memory_checks_resume_after_they_could_not_measure(resilience: Resilienc
     settings = {"MEMORY_CHECK_INTERVAL": str(interval), "MEMORY_STATS_INTERVAL": str(interval)}
     with another_instance(resilience, **settings) as instance:
         process = resilience.process(instance.process.pid)
-        eventually(lambda: STATS in instance.log, within=5.0)
+        eventually(lambda: STATISTICS in instance.log, within=5.0)
         with process.exhaust_descriptors():
             time.sleep(10 * interval)  # several checks fail
-        before = instance.log.count(STATS)
+        before = instance.log.count(STATISTICS)
         eventually_or_fail(
-            lambda: instance.log.count(STATS) >= before + 2,
+            lambda: instance.log.count(STATISTICS) >= before + 2,
             within=2.0,
             message="descriptors are free again, and the statistics that failed without them do not resume",
         )
@@ -166,7 +159,7 @@ def test_a_second_memory_shortage_is_logged_sheds_load_and_restores_the_reserve_
                 within=5.0,
                 message=f"memory is no longer short, and after episode {number} the reserve is not held again",
             )
-            wait_for_statistics(instance, 5)  # ends the episode
+            instance.wait_for_statistics(5)  # ends the episode
             recovers(lambda: instance.client.get("/readyz").status_code == 200, within=5.0)
 
 
@@ -182,7 +175,7 @@ def assert_sheds_load(resilience: Resilience, instance: Instance, number: int) -
         for verb, reply in send_every_verb(instance.client, ids):
             assert reply.status == 503, f"memory is short (episode {number}), and {verb} gets {reply.status}, not 503"
             assert_unavailable([reply])
-        wait_for_statistics(instance, 5)
+        instance.wait_for_statistics(5)
         return data_bytes(instance)
 
 
