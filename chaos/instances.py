@@ -36,6 +36,7 @@ PRELOADED = (
 )
 ROOT = Path(__file__).parent.parent
 STATISTICS = "[Memory Stats]"
+FORCED_GC, COLLECTED = "forcing GC", "cache entries left"  # in the log before and after a collection
 # The shortest intervals: a line of statistics for each check of the guard.
 FREQUENT_CHECKS = {"MEMORY_CHECK_INTERVAL": "0.05", "MEMORY_STATS_INTERVAL": "0.05"}
 # Reads of campaigns of 40 KB. 20 fill the last tenth of a limit of 12 MB, and faster than the guard's interval.
@@ -126,6 +127,14 @@ class Instance:
             eventually(lambda: self.log.count(STATISTICS) >= before + count or self.has_exited(), within=20.0)
         except NeverHappened as never:
             pytest.fail(f"{count} checks of memory are due, and the log has no {count} lines of statistics: {never}")
+
+    def wait_for_guard(self) -> None:
+        """Wait for a check of the guard, and for the end of the collection that it forces. FREQUENT_CHECKS must be set."""
+        self.wait_for_statistics(2)
+        try:
+            eventually(lambda: self.log.count(COLLECTED) >= self.log.count(FORCED_GC) or self.has_exited(), within=20.0)
+        except NeverHappened as never:
+            pytest.fail(f"the guard has forced a collection, which does not end: {never}")
 
 
 def minimal_environment(settings: dict[str, str]) -> dict[str, str]:

@@ -98,6 +98,9 @@ def test_the_guard_obeys_the_memory_limit_of_a_parent_cgroup(resilience: Resilie
     campaigns, limit = 375, 12
     ids = uncached_campaigns(resilience, campaigns, message=LARGEST)
     with another_instance(resilience, CACHE_MAX_MB="256", **FREQUENT_CHECKS) as instance:
+        assert (
+            instance.client.get("/metrics").status_code == 200
+        )  # imports 2 MB that would be imported 5 s after the start
         pid = instance.process.pid
         with memory_cgroup(pid, limit * MIB), memory_cgroup(pid, None), resilience.redis.refuse():
             for i in ids:
@@ -107,7 +110,7 @@ def test_the_guard_obeys_the_memory_limit_of_a_parent_cgroup(resilience: Resilie
                 status = timed(lambda i=i: instance.client.get(f"/api/campaigns/{i}")).status
                 assert status in (200, 503, None), f"memory is short, and a read gets {status}, not 200 or 503"
                 if i % READS_BETWEEN_CHECKS == 0:
-                    instance.wait_for_statistics(2)
+                    instance.wait_for_guard()
                     if FORCED_GC in instance.log:
                         break
             assert FORCED_GC in instance.log, (

@@ -258,6 +258,9 @@ def test_the_guard_obeys_the_memory_limit_of_its_cgroup(resilience: Resilience) 
     campaigns, limit = 375, 12
     ids = [row["id"] for row in sql(resilience, INSERT, NAME, LONGEST, campaigns)]
     with another_instance(resilience, CACHE_MAX_MB="256", **FREQUENT_CHECKS) as instance:
+        assert (
+            instance.client.get("/metrics").status_code == 200
+        )  # imports 2 MB that would be imported 5 s after the start
         try:
             pressure = resilience.process(instance.process.pid).memory_limit(headroom_mb=limit)
         except CannotInject as error:
@@ -270,7 +273,7 @@ def test_the_guard_obeys_the_memory_limit_of_its_cgroup(resilience: Resilience) 
                 status = timed(lambda i=i: instance.client.get(f"/api/campaigns/{i}")).status
                 assert status in (200, 503, None), f"memory is short, and a read gets {status}, not 200 or 503"
                 if i % READS_BETWEEN_CHECKS == 0:
-                    instance.wait_for_statistics(2)
+                    instance.wait_for_guard()
             assert FORCED_GC.search(instance.log), (
                 f"{campaigns * LARGEST / MIB:.0f} MB were read, and no collection was forced"
             )
