@@ -330,8 +330,8 @@ def test_bad_peers_of_every_kind_at_once_leave_the_api_quick(
     finally:
         over.set()
         thread.join()
-    # The promise is 50 ms. The machine may be busy with something else, which delays some replies. A slow API delays all of them.
-    assert sorted(times)[len(times) // 4] < 0.05
+    # The promise is 50 ms. The machine may be busy with something else, so the worst one proves nothing, and the median does.
+    assert sorted(times)[len(times) // 2] < 0.05
     assert max(times) < 1.0
     for client, _ in pairs[5::6]:  # the good ones
         client.sendall(b"still here")
