@@ -24,7 +24,6 @@ PREFIX = "pytest-resilience-"
 # namespaces. The supervisor outlives a killed session, and its cleanup needs the files of the directory.
 OWNER = supervisor.OWNER
 CLEANUP_PLAN = "cleanup.json"  # what a session has created on servers of the user, for backends/external/cleanup.py
-CLEANUP_TIMEOUT = 20.0  # seconds
 SHORTAGES = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
 MIN_FREE_BYTES = 512 * 2**20  # bytes; Docker gives containers 64 MiB in /dev/shm
 
@@ -166,6 +165,6 @@ def _run_cleanup(plan: Path) -> None:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            timeout=CLEANUP_TIMEOUT,
+            timeout=supervisor.EXIT_COMMAND_TIMEOUT,
             check=False,
         )
