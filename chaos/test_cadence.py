@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable
 from itertools import takewhile
@@ -13,7 +12,7 @@ import pytest
 
 from instances import another_instance, describe_service
 from pytest_resilience import Resilience, Service, Stack, Strike, eventually
-from workload import create, eventually_or_fail, sql, wait_until_ready, wait_until_redis_is
+from workload import create, eventually_or_fail, metric, sql, wait_until_ready, wait_until_redis_is
 
 EVERY = 0.2  # seconds; the length of a period
 REPEAT = 100  # periods, more than any test lives to see
@@ -80,16 +79,9 @@ def cadence_state(resilience: Resilience) -> str:
     return state
 
 
-def metric(resilience: Resilience, name: str) -> float:
-    """Return a metric without labels."""
-    found = re.search(rf"^{name} (\S+)$", resilience.service.get("/metrics").text, re.MULTILINE)
-    assert found is not None, f"there is no metric {name}"
-    return float(found[1])
-
-
 def lag(resilience: Resilience) -> float:
     """Return the lag of the most overdue step in seconds, which the metrics report."""
-    return metric(resilience, "service_cadence_lag_seconds")
+    return metric(resilience.service, "service_cadence_lag_seconds")
 
 
 def assert_no_step_is_missing(resilience: Resilience, number: int, reason: str = "") -> None:
@@ -277,9 +269,9 @@ def test_without_cadences_the_pool_is_not_used(resilience: Resilience) -> None:
         checks.extend(row[0] for row in sql(resilience, query))
         return bool(checks) and checks[-1] > checks[0] + 2.0
 
-    busy = metric(resilience, "service_db_pool_busy_seconds_total")
+    busy = metric(resilience.service, "service_db_pool_busy_seconds_total")
     eventually(checked, within=10.0)
-    used = metric(resilience, "service_db_pool_busy_seconds_total") - busy
+    used = metric(resilience.service, "service_db_pool_busy_seconds_total") - busy
     assert used == 0, f"there is no cadence and no request, and the pool was in use for {used:.3f} s"
 
 

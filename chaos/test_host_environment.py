@@ -17,13 +17,12 @@ from pathlib import Path
 import pytest
 
 import healthy
-from instances import FREQUENT_CHECKS, READS_BETWEEN_CHECKS, ROOT, STATISTICS, Instance, another_instance
+from instances import FORCED_GC, FREQUENT_CHECKS, READS_BETWEEN_CHECKS, ROOT, STATISTICS, Instance, another_instance
 from pytest_resilience import Resilience
 from verbs import uncached_campaigns
 from workload import FELL_BACK, NAME, concurrently, eventually_or_fail, redis_commands, timed
 
 MIB = 2**20
-FORCED_GC = "forcing GC"
 LARGEST = "😀" * 10_000  # the largest valid message: four bytes for each character
 JUMP = 7200.0  # seconds
 # Runs in the service's process before the service is imported. The wall clock jumps by the number in a file, if that exists.

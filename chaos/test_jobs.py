@@ -24,6 +24,8 @@ from workload import (
     assert_unavailable,
     create,
     eventually_or_fail,
+    metric,
+    metrics,
     redis_commands,
     sql,
     timed,
@@ -153,18 +155,12 @@ def jobs_check(client: Any) -> str:
     return text
 
 
-def metric(client: Any, name: str) -> float:
-    """Return a metric without labels, or with its labels in the name."""
-    text = client.get("/metrics").text
-    found = re.search(rf"^{re.escape(name)} (\S+)$", text, re.MULTILINE)
-    assert found is not None, f"there is no metric {name}"
-    return float(found[1])
-
-
 def jobs_counted(client: Any) -> dict[str, int]:
     """Return the number of jobs in each state, as the metrics report it."""
-    states = ("waiting", "active", "journal", "dead")
-    return {state: int(metric(client, f'service_jobs{{state="{state}"}}')) for state in states}
+    values = metrics(client)
+    return {
+        state: int(values[f'service_jobs{{state="{state}"}}']) for state in ("waiting", "active", "journal", "dead")
+    }
 
 
 def wait_until_counted(client: Any, message: str, **expected: int) -> None:

@@ -13,7 +13,7 @@ import healthy
 from instances import NO_TLS
 from latency import control_server, sample, timing_problem
 from pytest_resilience import Resilience, Strike
-from workload import MESSAGE, NAME, create, eventually_or_fail, timed
+from workload import MESSAGE, NAME, create, eventually_or_fail, metrics, timed
 
 FAULTS: dict[str, Callable[[Resilience], Strike]] = {
     "redis hangs": lambda r: r.redis.blackhole(),
@@ -23,14 +23,6 @@ FAULTS: dict[str, Callable[[Resilience], Strike]] = {
 REQUESTS, SECONDS = 100, 0.5  # of a sample; /health has a larger one
 OPENMETRICS = "application/openmetrics-text"
 ALERT = 'alert="database_pool_exhausted"'
-
-
-def metrics(resilience: Resilience) -> dict[str, float]:
-    """Return the value of each sample, by its name and labels as in the text."""
-    reply = resilience.service.get("/metrics")
-    assert reply.status_code == 200, f"/metrics is {reply.status_code}: {reply.text}"
-    lines = [line for line in reply.text.splitlines() if not line.startswith("#")]
-    return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines)}
 
 
 def requests_of(values: dict[str, float], method: str, route: str, status: str) -> tuple[float, float, float]:
@@ -54,7 +46,7 @@ def test_metrics_answer_within_50_ms_during_an_outage(
     resilience: Resilience, control_url: str, fault: Callable[[Resilience], Strike]
 ) -> None:
     path = f"/api/campaigns/{create(resilience)['id']}"
-    metrics(resilience)
+    metrics(resilience.service)
     with (
         httpx.Client(base_url=control_url, timeout=10.0, trust_env=False, verify=NO_TLS) as control,
         ThreadPoolExecutor(4) as threads,
@@ -80,14 +72,16 @@ def test_metrics_answer_within_50_ms_during_an_outage(
 
 def test_an_outage_of_redis_shows_until_it_ends(resilience: Resilience) -> None:
     path = f"/api/campaigns/{create(resilience)['id']}"
-    before = metrics(resilience)
+    before = metrics(resilience.service)
     assert before["service_redis_breaker_open"] == 0, "Redis is up, and the metrics report an open circuit breaker"
     assert before['service_cache_source{source="redis"}'] == 1
     with resilience.redis.refuse():
         message = "Redis is down, and the metrics do not report that the circuit breaker is open"
-        eventually_or_fail(lambda: metrics(resilience)["service_redis_breaker_open"] == 1, within=2.0, message=message)
+        eventually_or_fail(
+            lambda: metrics(resilience.service)["service_redis_breaker_open"] == 1, within=2.0, message=message
+        )
         assert resilience.service.get(path).headers["X-Cache-Source"] == "memory"
-        during = metrics(resilience)
+        during = metrics(resilience.service)
         sources = {name for name, value in during.items() if name.startswith("service_cache_source{") and value == 1}
         assert sources == {'service_cache_source{source="memory"}'}, f"Redis is down, and reads use {sources}"
         hits = 'service_cache_reads_total{source="memory",state="hit"}'
@@ -97,12 +91,14 @@ def test_an_outage_of_redis_shows_until_it_ends(resilience: Resilience) -> None:
         assert during["service_redis_up"] == 0, "Redis is down, and the metrics report it as up"
         assert during["service_cache_entries"] >= 1, "memory serves a campaign, and the metrics report no entry"
         assert resilience.service.put(path, json={"message": "changed"}).status_code == 200
-        pending = metrics(resilience)["service_cache_pending_writes"]
+        pending = metrics(resilience.service)["service_cache_pending_writes"]
         assert pending == 1, f"Redis has missed one write, and the metrics report {pending:g}"
     message = "Redis is used again, and the metrics still report an open circuit breaker"
     within = healthy.REDIS_BACK_WITHIN + healthy.SLACK
-    eventually_or_fail(lambda: metrics(resilience)["service_redis_breaker_open"] == 0, within=within, message=message)
-    after = metrics(resilience)
+    eventually_or_fail(
+        lambda: metrics(resilience.service)["service_redis_breaker_open"] == 0, within=within, message=message
+    )
+    after = metrics(resilience.service)
     assert after['service_cache_source{source="redis"}'] == 1
     assert after["service_redis_up"] == 1, "Redis is used again, and the metrics report it as down"
     pending = after["service_cache_pending_writes"]
@@ -118,7 +114,7 @@ def waits_for_pool(values: dict[str, float], requests: int) -> bool:
 
 def test_a_starved_pool_shows_until_it_recovers(resilience: Resilience) -> None:
     create(resilience)
-    before = metrics(resilience)
+    before = metrics(resilience.service)
     kind = ("POST", "/api/campaigns", "5xx")
     count = healthy.POOL_MAX + 2
 
@@ -129,7 +125,7 @@ def test_a_starved_pool_shows_until_it_recovers(resilience: Resilience) -> None:
         posts = [threads.submit(timed, post) for _ in range(count)]
         message = f"{count} requests wait, and the metrics do not report a full pool and {count - healthy.POOL_MAX} that wait for it"
         full = eventually_or_fail(
-            lambda: waits_for_pool(values := metrics(resilience), count - healthy.POOL_MAX) and values,
+            lambda: waits_for_pool(values := metrics(resilience.service), count - healthy.POOL_MAX) and values,
             within=healthy.ACQUIRE_TIMEOUT,
             message=message,
         )
@@ -139,7 +135,7 @@ def test_a_starved_pool_shows_until_it_recovers(resilience: Resilience) -> None:
         assert in_progress == count + 1, f"{count + 1} requests are under way, and the metrics report {in_progress:g}"
         message = "the alert of the pool is raised, and the metrics do not report it"
         eventually_or_fail(
-            lambda: metrics(resilience)[f"service_alert_active{{{ALERT}}}"] == 1,
+            lambda: metrics(resilience.service)[f"service_alert_active{{{ALERT}}}"] == 1,
             within=3 * healthy.POOL_CHECK_INTERVAL + healthy.SLACK,
             message=message,
         )
@@ -147,15 +143,15 @@ def test_a_starved_pool_shows_until_it_recovers(resilience: Resilience) -> None:
     refused = sum(reply.status == 503 for reply in replies)
     message = "all requests have their replies, and the metrics report connections in use"
     eventually_or_fail(
-        lambda: metrics(resilience)["service_db_pool_in_use"] == 0, within=healthy.SLACK, message=message
+        lambda: metrics(resilience.service)["service_db_pool_in_use"] == 0, within=healthy.SLACK, message=message
     )
     message = "the alert of the pool is over, and the metrics report it as active"
     eventually_or_fail(
-        lambda: metrics(resilience)[f"service_alert_active{{{ALERT}}}"] == 0,
+        lambda: metrics(resilience.service)[f"service_alert_active{{{ALERT}}}"] == 0,
         within=5 * healthy.POOL_CHECK_INTERVAL + healthy.SLACK,
         message=message,
     )
-    after = metrics(resilience)
+    after = metrics(resilience.service)
     in_progress = after["service_http_requests_in_progress"]
     assert in_progress == 1, f"one request is under way, and the metrics report {in_progress:g}"
     assert after["service_db_pool_waiting"] == 0, "no request waits for a connection, and the metrics report some"
@@ -180,7 +176,7 @@ def test_an_outage_of_postgres_shows_until_it_ends(resilience: Resilience) -> No
     create(resilience)
 
     def states() -> set[str]:
-        values = metrics(resilience)
+        values = metrics(resilience.service)
         return {name for name, value in values.items() if name.startswith("service_db_state{") and value == 1}
 
     up, down = ({f'service_db_state{{state="{state}"}}'} for state in ("up", "down"))

@@ -23,6 +23,7 @@ from workload import (
     concurrently,
     create,
     eventually_or_fail,
+    metric,
     postgres_session,
     reading,
     service_sessions,
@@ -164,17 +165,14 @@ def test_requests_get_connections_in_the_order_in_which_they_came(resilience: Re
         def put(campaign: int) -> TimedReply:
             return timed(lambda: instance.client.put(f"/api/campaigns/{campaign}", json={"message": "changed"}))
 
-        def waiting() -> int:
-            found = re.search(r"^service_db_pool_waiting (\d+)", instance.client.get("/metrics").text, re.MULTILINE)
-            assert found, "the metrics do not report the requests that wait for a connection"
-            return int(found[1])
-
         with postgres_session(resilience, "another application", *LOCKED):
             replies = [threads.submit(put, first)]
             eventually(lambda: sessions_waiting_for_lock(resilience) == 1, within=5.0)
             for number, campaign in enumerate(later, 1):
                 replies.append(threads.submit(put, campaign))
-                eventually(lambda number=number: waiting() == number, within=5.0)
+                eventually(
+                    lambda number=number: metric(instance.client, "service_db_pool_waiting") == number, within=5.0
+                )
         statuses = [each.result().status for each in replies]
     assert statuses == [200] * len(replies), f"one connection serves {len(replies)} requests, and they get {statuses}"
     query = "select id from campaigns where id = any($1) order by updated_at"

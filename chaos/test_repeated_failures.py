@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import trustme
 
 import healthy
-from instances import NO_POOL_CHECKS, STATISTICS, Instance, another_instance
+from instances import FORCED_GC, NO_POOL_CHECKS, STATISTICS, Instance, another_instance
 from pytest_resilience import Resilience, Stack, Strike, eventually, recovers
 from tls_terminator import tls_terminator
 from verbs import send_every_verb, uncached_campaigns
@@ -37,7 +37,6 @@ from workload import (
     wait_until_unready,
 )
 
-FORCED_GC = "forcing GC"
 OLDER_BOOT = "service:00000000-0000-0000-0000-000000000000"
 OPEN_TRANSACTION = ("begin", "lock table campaigns in row exclusive mode")
 LONGEST = 0.5  # seconds of the longest transaction of an instance: its DB_COMMAND_TIMEOUT

@@ -86,6 +86,25 @@ def served_by(resilience: Resilience, path: str) -> str:
     return source
 
 
+def metrics(client: Any) -> dict[str, float]:
+    """Return the value of each sample of /metrics, by its name and labels as in the text.
+
+    Args:
+        client: an `httpx.Client` of an instance, or `resilience.service`.
+    """
+    reply = client.get("/metrics")
+    assert reply.status_code == 200, f"/metrics is {reply.status_code}: {reply.text}"
+    lines = [line for line in reply.text.splitlines() if not line.startswith("#")]
+    return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines)}
+
+
+def metric(client: Any, name: str) -> float:
+    """Return one sample of /metrics. The name has its labels, if there are any."""
+    values = metrics(client)
+    assert name in values, f"there is no metric {name}"
+    return values[name]
+
+
 # Background load
 
 
