@@ -116,39 +116,37 @@ def installation(root):
     return root / "pkg" / "pginstall" / "bin"
 
 
+@pytest.fixture
+def binaries(tmp_path):
+    """The programs of an installation in a home that is closed to others, beside the directory of a session."""
+    found = installation(tmp_path / "home")
+    (tmp_path / "home").chmod(0o700)
+    (tmp_path / "session").mkdir()
+    return found
+
+
 def test_programs_that_all_users_can_read_are_not_copied():
     assert run_as.readable_copy(run_as.Path("/usr/bin"), run_as.Path("/nowhere")).as_posix() == "/usr/bin"
 
 
-def test_programs_in_a_closed_home_are_copied_with_their_libraries(tmp_path):
-    home = tmp_path / "home"
-    binaries = installation(home)
-    home.chmod(0o700)
-    (tmp_path / "session").mkdir()
+def test_programs_in_a_closed_home_are_copied_with_their_libraries(binaries, tmp_path):
     copy = run_as.readable_copy(binaries, tmp_path / "session")
     assert (copy / "postgres").read_text() == "pkg/pginstall/bin/postgres"
     assert (copy / "../../../pkg.libs/libpq.so").read_text() == "pkg.libs/libpq.so", "where $ORIGIN leads"
     assert not (copy.parent / "include").exists()
 
 
-def test_further_servers_use_the_copy_that_is_there(tmp_path):
-    home = tmp_path / "home"
-    binaries = installation(home)
-    home.chmod(0o700)
-    (tmp_path / "session").mkdir()
+def test_further_servers_use_the_copy_that_is_there(binaries, tmp_path):
     first = run_as.readable_copy(binaries, tmp_path / "session")
     assert run_as.readable_copy(binaries, tmp_path / "session") == first
 
 
-def test_the_copy_of_programs_that_were_installed_for_root_alone_is_readable_for_all_users(tmp_path):
-    home = tmp_path / "home"
-    binaries = installation(home)
+def test_the_copy_of_programs_that_were_installed_for_root_alone_is_readable_for_all_users(binaries, tmp_path):
     (binaries / "postgres").chmod(0o700)
     (binaries / "link").symlink_to("postgres")
-    for path in (home, *home.rglob("*")):
+    for path in (tmp_path / "home").rglob("*"):
         if not path.is_symlink():
             path.chmod(path.stat().st_mode & 0o700)
-    (tmp_path / "session").mkdir()
     copy = run_as.readable_copy(binaries, tmp_path / "session")
     assert (copy / "postgres").stat().st_mode & 0o077 == 0o055
     assert (copy / "../lib/a.so").stat().st_mode & 0o077 == 0o044
