@@ -47,7 +47,7 @@ LEAKS = """
 4  findings
 3  snapshot
 2  owners
-1  attribution descriptors tasks child_processes event_loops postgres redis
+1  attribution descriptors tasks child_processes event_loops postgres redis socket_inode
 0  __init__ compare source_locations
 """
 BACKENDS = """

@@ -10,8 +10,10 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..stack import Stack
+from ..targets import procfs
 from .attribution import can_attribute, sees_client_ports
 from .descriptors import Descriptor
+from .socket_inode import socket_inode
 
 if TYPE_CHECKING:
     from ..targets.server import PostgresTarget, RedisTarget
@@ -77,7 +79,9 @@ class ConnectionOwners:
         ends = (client, target.port) if client is not None else (port, target.server.direct_address.port)
         if ends in self._own:
             return Owner(f"held by this process (descriptor {self._own[ends].number})", self._own[ends])
-        return None if ends in self._service_ports else self._of_other(ends)
+        if socket_inode(target.host, *ends) in self._service_sockets or ends in self._service_ports:
+            return None
+        return self._of_other(ends)
 
     def _of_other(self, ends: tuple[int, int]) -> Owner | None:
         """Return the owner among all processes of this machine.
@@ -109,6 +113,19 @@ class ConnectionOwners:
     @cached_property
     def _service_processes(self) -> set[int]:
         return {pid for running in self._stack.services for pid in running.tree()}
+
+    @cached_property
+    def _service_sockets(self) -> set[int]:
+        """The inodes of the services' sockets."""
+        import psutil
+
+        inodes: set[int] = set()
+        for pid in self._service_processes:
+            try:
+                inodes |= procfs.sockets(pid)
+            except (psutil.Error, OSError):  # it has ended, or belongs to another user, or the system has no /proc
+                continue
+        return inodes
 
     @cached_property
     def _service_ports(self) -> set[tuple[int, int]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -31,13 +33,17 @@ def owners(
     services: tuple[Any, ...] = (),
     now: ClientEndpoints = KNOWN,
     own: Descriptor = OWN,
+    address: tuple[str, int] = (PROXY, 20001),
 ) -> ConnectionOwners:
-    """Return the owners for a server in a container, with these pairs of upstream port and client port."""
+    """Return the owners for a server in a container, with these pairs of upstream port and client port.
+
+    The proxy has `address`.
+    """
     server = SimpleNamespace(
         direct_address=SimpleNamespace(port=5432), upstream_address="another address", exclusive=True
     )
     proxy = SimpleNamespace(by_upstream_port=lambda known=(): pairs if known == KNOWN else {} if known == () else None)
-    target = SimpleNamespace(host=PROXY, port=20001, server=server, proxy_handle=proxy)
+    target = SimpleNamespace(host=address[0], port=address[1], server=server, proxy_handle=proxy)
     stack: Any = Stack({"postgres": target}, list(services), SimpleNamespace(servers={"postgres": server}))
     return ConnectionOwners(stack, [own], {"postgres": KNOWN}, lambda _: now)
 
@@ -66,3 +72,14 @@ def test_a_direct_client_is_no_service_unless_a_service_connects_directly() -> N
     around = owners({}, services=(SERVICE,))
     around.__dict__["_service_ports"] = {(9, 5432)}
     assert around.of("postgres", "10.0.0.1", 7) is None
+
+
+def test_a_connection_of_the_service_is_found_without_the_table_of_all_connections() -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        socket.create_connection(listener.getsockname()) as client,
+    ):
+        running = SimpleNamespace(tree=lambda: [os.getpid()])
+        search = owners({500: client.getsockname()[1]}, services=(running,), address=listener.getsockname())
+        assert search.of("postgres", PROXY, 500) is None
+    assert "_service_ports" not in search.__dict__
