@@ -69,17 +69,25 @@ class StrikeCount(NamedTuple):
         hit: how many of them affected something.
         unknown: of how many the backend cannot count what they affected.
         drawn: how many of them a schedule has struck.
+        schedules: how many schedules have struck it.
     """
 
     struck: int = 0
     hit: int = 0
     unknown: int = 0
     drawn: int = 0
+    schedules: int = 0
 
-    def plus(self, touched: int | None, *, is_drawn: bool = False) -> StrikeCount:
-        """Return the counts with one more strike, of which the receipt has `touched`."""
+    def plus(self, strikes: Sequence[Strike]) -> StrikeCount:
+        """Return the counts with the strikes of one more example."""
+        touched = [strike.receipt.touched for strike in strikes]
+        drawn = sum(strike.is_drawn for strike in strikes)
         return StrikeCount(
-            self.struck + 1, self.hit + bool(touched), self.unknown + (touched is None), self.drawn + is_drawn
+            self.struck + len(strikes),
+            self.hit + sum(map(bool, touched)),
+            self.unknown + touched.count(None),
+            self.drawn + drawn,
+            self.schedules + bool(drawn),
         )
 
 
@@ -670,11 +678,11 @@ class Resilience:
         try:
             self._heal_and_check()
         finally:
+            by_fault: dict[str, list[Strike]] = {}
             for strike in self._registry.strikes:
-                label = strike.label.partition("(")[0]
-                self.tally[label] = self.tally.get(label, StrikeCount()).plus(
-                    strike.receipt.touched, is_drawn=strike.is_drawn
-                )
+                by_fault.setdefault(strike.label.partition("(")[0], []).append(strike)
+            for fault, strikes in by_fault.items():
+                self.tally[fault] = self.tally.get(fault, StrikeCount()).plus(strikes)
             self._registry.strikes.clear()
 
     def finish(self) -> None:

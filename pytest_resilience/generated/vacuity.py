@@ -10,19 +10,27 @@ from ..resilience import StrikeCount
 from ..wording import counted
 
 ENOUGH = 3  # strikes of one fault by the code of a test that all affected nothing are no accident
-ENOUGH_DRAWN = 20  # strikes of one fault by schedules; such as slow_close, which affects one in five
-ENOUGH_OF_TARGET = 10  # strikes of one target by schedules
-# Faults that affect only connections which are opened later. A system with a warm pool may open none, however often they strike.
-ON_NEW_CONNECTIONS = {"max_clients", "slow_accept", "starve", "take_connections"}
+# Schedules that struck one fault. Its strikes in one schedule count once, because all of them may come at moments without traffic.
+ENOUGH_SCHEDULES = 20
+ENOUGH_OF_TARGET = 10  # faults of one target, counted in each schedule
+# Faults that affect only some traffic, of which a system may have none, however often they strike.
+ON_SOME_TRAFFIC = {
+    "client_kill_output_buffer",  # answers of more than 16 KiB
+    "flush",  # a database with keys
+    "max_clients",  # connections that are opened later, as for the next three
+    "slow_accept",
+    "starve",
+    "take_connections",
+    "slow_close",  # connections that are closed meanwhile
+}
 
 
 def never_hit(tally: Mapping[str, StrikeCount]) -> list[tuple[str, str]]:
     """Return the faults that make a generated test vacuous, each with the sum of its receipts.
 
-    A fault does if it struck often and never affected anything: three times by the code of the test, or 20 times by schedules
-    unless it affects new connections only. So
-    do all faults of a target that schedules struck ten times in vain. If no fault of the test affected anything, those do that the
-    code of the test struck.
+    A fault does if it struck often and never affected anything: three times by the code of the test, or in 20 schedules
+    unless it affects some traffic only. So do all faults of a target that schedules struck in vain, if these faults, counted in each
+    schedule, come to ten. If no fault of the test affected anything, those do that the code of the test struck.
     """
     missed = [fault for fault, count in tally.items() if count.struck and not (count.hit or count.unknown)]
     untouched = _untouched_targets(tally, missed)
@@ -41,14 +49,19 @@ def _untouched_targets(tally: Mapping[str, StrikeCount], missed: list[str]) -> s
     """Return the targets that schedules struck often, and of which no fault has affected anything."""
     drawn: Counter[str] = Counter()
     for fault in missed:
-        drawn[_target(fault)] += tally[fault].drawn
+        if _affects_all_traffic(fault):
+            drawn[_target(fault)] += tally[fault].schedules
     affected = {_target(fault) for fault in tally.keys() - set(missed)}
     return {target for target, strikes in drawn.items() if strikes >= ENOUGH_OF_TARGET and target not in affected}
 
 
 def _struck_often(fault: str, count: StrikeCount) -> bool:
-    often_drawn = count.drawn >= ENOUGH_DRAWN and fault.partition(".")[2] not in ON_NEW_CONNECTIONS
-    return _struck_by_code(count) >= ENOUGH or often_drawn
+    in_vain = count.schedules >= ENOUGH_SCHEDULES and _affects_all_traffic(fault)
+    return _struck_by_code(count) >= ENOUGH or in_vain
+
+
+def _affects_all_traffic(fault: str) -> bool:
+    return fault.partition(".")[2] not in ON_SOME_TRAFFIC
 
 
 def _struck_by_code(count: StrikeCount) -> int:
