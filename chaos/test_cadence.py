@@ -12,7 +12,16 @@ import pytest
 
 from instances import another_instance, describe_service
 from pytest_resilience import Resilience, Service, Stack, Strike, eventually
-from workload import create, eventually_or_fail, metric, sql, wait_until_ready, wait_until_redis_is
+from workload import (
+    create,
+    eventually_or_fail,
+    metric,
+    sql,
+    sql_connection,
+    wait_for_row,
+    wait_until_ready,
+    wait_until_redis_is,
+)
 
 EVERY = 0.2  # seconds; the length of a period
 REPEAT = 100  # periods, more than any test lives to see
@@ -63,11 +72,13 @@ def steps(resilience: Resilience, number: int) -> list[int]:
 
 def wait_for_steps(resilience: Resilience, number: int, count: int, *, within: float = BACK_WITHIN) -> list[int]:
     """Wait until that many steps are delivered, and return their numbers."""
-    eventually_or_fail(
-        lambda: len(steps(resilience, number)) >= count,
-        within=within,
-        message=f"a step is due every {EVERY} s, and {count} steps are not delivered within {within:g} s",
-    )
+    delivered_steps = "select count(distinct step) from deliveries where campaign_id = $1"
+    with sql_connection(resilience) as fetch_value:
+        eventually_or_fail(
+            lambda: fetch_value(delivered_steps, number) >= count,
+            within=within,
+            message=f"a step is due every {EVERY} s, and {count} steps are not delivered within {within:g} s",
+        )
     return steps(resilience, number)
 
 
@@ -113,7 +124,7 @@ def test_two_instances_enqueue_each_period_once_and_one_goes_on_alone(resilience
         assert abs(late) < LATE, f"step {step} is {late:+.2f} s from its period of {EVERY} s"
     message = "the instance of the request is killed, and another instance does not go on with the cadence"
     over = "select 1 from cadences where campaign_id = $1 and due_at = 'infinity'"
-    eventually_or_fail(lambda: sql(resilience, over, number), within=alone * EVERY + CLAIM + LATE, message=message)
+    wait_for_row(resilience, over, number, within=alone * EVERY + CLAIM + LATE, message=message)
     assert_no_step_is_missing(resilience, number)
 
 
@@ -153,7 +164,7 @@ def test_no_step_is_lost_while_the_queue_takes_no_jobs(resilience: Resilience) -
         wait_until_redis_is(resilience.service, "down", within=3.0)
         message = "the queue took no jobs, and a due step does not wait in Postgres"
         waiting = "select 1 from cadences where claimed_until is not null and campaign_id = $1"
-        eventually_or_fail(lambda: sql(resilience, waiting, number), within=CLAIM, message=message)
+        wait_for_row(resilience, waiting, number, within=CLAIM, message=message)
         before = len(steps(resilience, number))
         message = f"the queue took no jobs, and after {LATE:g} s /readyz does not report that the cadence is late"
         eventually_or_fail(lambda: cadence_state(resilience) == "late", within=LATE + CLAIM, message=message)
@@ -175,7 +186,8 @@ def test_a_step_survives_a_kill_between_its_claim_and_its_job(resilience: Resili
     number = start_cadence(resilience, every=0.5, repeat=1)
     with resilience.redis.blackhole():
         claimed = "select 1 from cadences where step = 1 and campaign_id = $1"
-        eventually(lambda: sql(resilience, claimed, number), within=0.5 + LATE)
+        with sql_connection(resilience) as fetch_value:
+            eventually(lambda: fetch_value(claimed, number), within=0.5 + LATE)
         time.sleep(0.2)  # a confirmation that comes before the job would be there by now
         killed = resilience.service.kill()
     killed.heal()
@@ -217,7 +229,7 @@ def test_steps_go_on_counting_when_a_cadence_is_replaced_or_deleted(resilience: 
             lambda count=count: len(steps(resilience, number)) >= count, within=BACK_WITHIN, message=message
         )
         message = f"a cadence with repeat {repeat} replaces {replaces}, and does not end after its last step"
-        eventually_or_fail(lambda: sql(resilience, OVER, number), within=BACK_WITHIN, message=message)
+        wait_for_row(resilience, OVER, number, within=BACK_WITHIN, message=message)
         jobs = existing_jobs(resilience, number)
         assert jobs == count, (
             f"a cadence with repeat {repeat} replaces {replaces}, and there are {jobs} steps, not {count}"
@@ -259,18 +271,15 @@ def test_the_limits_of_a_cadence_are_exact(resilience: Resilience) -> None:
 
 def test_without_cadences_the_pool_is_not_used(resilience: Resilience) -> None:
     create(resilience)
-    checks: list[float] = []
-
-    def checked() -> bool:
-        """True if the monitor of Postgres, which reads when a step is due, has sent queries for two seconds."""
-        query = """
-            select extract(epoch from query_start)::float8 from pg_stat_activity
-             where application_name like 'service-monitor:%'"""
-        checks.extend(row[0] for row in sql(resilience, query))
-        return bool(checks) and checks[-1] > checks[0] + 2.0
-
-    busy = metric(resilience.service, "service_db_pool_busy_seconds_total")
-    eventually(checked, within=10.0)
+    # The monitor of Postgres reads when a step is due.
+    last_check = """
+        select max(extract(epoch from query_start))::float8 from pg_stat_activity
+         where application_name like 'service-monitor:%'"""
+    with sql_connection(resilience) as fetch_value:
+        eventually(lambda: fetch_value(last_check), within=10.0)
+        first = fetch_value(last_check)
+        busy = metric(resilience.service, "service_db_pool_busy_seconds_total")
+        eventually(lambda: (fetch_value(last_check) or first) > first + 2.0, within=10.0)
     used = metric(resilience.service, "service_db_pool_busy_seconds_total") - busy
     assert used == 0, f"there is no cadence and no request, and the pool was in use for {used:.3f} s"
 

@@ -34,7 +34,9 @@ from workload import (
     session_exists,
     skip_unless_embedded,
     sql,
+    sql_connection,
     timed,
+    wait_until_session_ends,
     wait_until_unready,
     writing,
 )
@@ -62,7 +64,8 @@ def only_instance(resilience: Resilience, **changes: str) -> Iterator[Instance]:
 def wait_until_transactions_are_old(resilience: Resilience, *pids: int, seconds: float = LONGEST) -> None:
     """Wait until the transactions of these sessions are older than any of a live instance can be."""
     query = "select bool_and(clock_timestamp() - xact_start > make_interval(secs => $2)) from pg_stat_activity where pid = any($1)"
-    eventually(lambda: sql(resilience, query, list(pids), seconds)[0][0], within=seconds + 5.0)
+    with sql_connection(resilience) as fetch_value:
+        eventually(lambda: fetch_value(query, list(pids), seconds), within=seconds + 5.0)
 
 
 def boot_ids(resilience: Resilience) -> set[str]:
@@ -139,9 +142,12 @@ def test_cleanup_terminates_own_sessions_that_the_pool_has_lost(resilience: Resi
     before = boot_ids(resilience)
     with only_instance(resilience, DB_COMMAND_TIMEOUT="0.5") as instance:
         (own_boot,) = boot_ids(resilience) - before
-        with postgres_session(resilience, f"service:{own_boot}", "select 1") as lost:
+        with (
+            postgres_session(resilience, f"service:{own_boot}", "select 1") as lost,
+            sql_connection(resilience) as fetch_value,
+        ):
             query = "select clock_timestamp() - backend_start > interval '1.1 s' from pg_stat_activity where pid = $1"
-            eventually(lambda: sql(resilience, query, lost)[0][0], within=5.0)
+            eventually(lambda: fetch_value(query, lost), within=5.0)
             reply = instance.client.post("/api/db-cleanup?verbose")
             assert not session_exists(resilience, lost), (
                 f"a session under the instance's name that its pool does not know is left: {reply.text}"
@@ -171,11 +177,8 @@ def test_cleanup_does_not_count_a_session_that_survives_its_termination(
             )
         finally:
             os.kill(stuck, signal.SIGCONT)
-        eventually_or_fail(
-            lambda: not session_exists(resilience, stuck),
-            within=5.0,
-            message="a terminated session was suspended, has resumed, and is still there",
-        )
+        message = "a terminated session was suspended, has resumed, and is still there"
+        wait_until_session_ends(resilience, stuck, within=5.0, message=message)
 
 
 def test_cleanup_terminates_statements_left_by_dead_processes(resilience: Resilience) -> None:
@@ -197,7 +200,8 @@ def test_cleanup_terminates_statements_left_by_dead_processes(resilience: Resili
         statement = thread.submit(asyncio.run, sleep_in_postgres())
         old = "application_name = $1 and state = 'active' and clock_timestamp() - query_start > interval '0.7 s'"
         query = f"select pid from pg_stat_activity where {old}"
-        eventually(lambda: sql(resilience, query, OLDER_BOOT), within=5.0)
+        with sql_connection(resilience) as fetch_value:
+            eventually(lambda: fetch_value(query, OLDER_BOOT), within=5.0)
         reply = instance.client.post("/api/db-cleanup?verbose")
         left = sql(resilience, query, OLDER_BOOT)
         assert not left, f"the cleanup replied {reply.status_code}, and Postgres still works for a dead process"
@@ -209,14 +213,15 @@ def test_cleanup_terminates_sessions_of_other_boots_only_beyond_each_limit(resil
     """An instance is dead when its monitor has sent no query for 10 s, although the monitor is still connected."""
     dead, alive, quiet = (f"00000000-0000-0000-0000-{number:012}" for number in range(3))
     settings = {"DB_COMMAND_TIMEOUT": "3", "DB_POOL_IDLE_TIMEOUT": "4"}
-    with only_instance(resilience, **settings) as instance, ExitStack() as sessions:
+    idle = "select clock_timestamp() - state_change > make_interval(secs => $2) from pg_stat_activity where pid = $1"
+    with (
+        only_instance(resilience, **settings) as instance,
+        sql_connection(resilience) as fetch_value,
+        ExitStack() as sessions,
+    ):
 
         def session(name: str, *statements: str) -> int:
             return sessions.enter_context(postgres_session(resilience, name, *statements))
-
-        def idle_for(seconds: float, pid: int) -> bool:
-            query = "select clock_timestamp() - state_change > make_interval(secs => $2) from pg_stat_activity where pid = $1"
-            return bool(sql(resilience, query, pid, seconds)[0][0])
 
         monitor = session(f"service-monitor:{dead}", "select 1")
         ended = {
@@ -225,7 +230,7 @@ def test_cleanup_terminates_sessions_of_other_boots_only_beyond_each_limit(resil
             ),
             "a session that is idle for more than twice DB_POOL_IDLE_TIMEOUT": session(f"service:{quiet}", "select 1"),
         }
-        eventually(lambda: idle_for(5.5, monitor), within=10.0)
+        eventually(lambda: fetch_value(idle, monitor, 5.5), within=10.0)
         young = time.monotonic()
         session(f"service-monitor:{alive}", "select 1")
         spared = {
@@ -236,7 +241,7 @@ def test_cleanup_terminates_sessions_of_other_boots_only_beyond_each_limit(resil
         }
         with statement_of(resilience, f"service:{quiet}") as statement:
             spared["a statement that runs for less than twice DB_COMMAND_TIMEOUT"] = statement
-            eventually(lambda: idle_for(10.1, monitor) and time.monotonic() - young > 4.5, within=10.0)
+            eventually(lambda: fetch_value(idle, monitor, 10.1) and time.monotonic() - young > 4.5, within=10.0)
             reply = clean_up(instance)
             took = time.monotonic() - young
             left = [kind for kind, pid in ended.items() if session_exists(resilience, pid)]
@@ -373,7 +378,7 @@ def test_cleanup_runs_every_cleanup_interval_without_a_request(resilience: Resil
     ):
         message = f"CLEANUP_INTERVAL={interval} has passed, and a zombie is still there: no periodic cleanup runs"
         within = LONGEST + interval + healthy.CLEANUP_WITHIN + healthy.SLACK
-        eventually_or_fail(lambda: not session_exists(resilience, zombie), within=within, message=message)
+        wait_until_session_ends(resilience, zombie, within=within, message=message)
 
 
 def test_each_process_gives_its_sessions_a_unique_name(resilience: Resilience) -> None:
@@ -396,7 +401,7 @@ def test_every_pool_check_sweeps_zombies(resilience: Resilience) -> None:
     ):
         within = LONGEST + 2 * healthy.POOL_CHECK_INTERVAL + healthy.SLACK
         message = "a zombie outlives the checks of the pool"
-        eventually_or_fail(lambda: not session_exists(resilience, zombie), within=within, message=message)
+        wait_until_session_ends(resilience, zombie, within=within, message=message)
         assert session_exists(resilience, foreign), "the sweep terminated a session that is not the service's"
         line = "Closed 0 leaked connections, terminated 1 orphaned server sessions"
         message = "a check of the pool has terminated a session, and no line of the log reports it"

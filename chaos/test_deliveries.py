@@ -25,7 +25,9 @@ from workload import (
     reading,
     service_sessions,
     sql,
+    sql_connection,
     timed,
+    wait_for_row,
     wait_until_redis_serves,
     wait_until_unready,
 )
@@ -42,6 +44,10 @@ ADDRESS_BOOK = (
     ("Ada", "ada@example.com", "+1 212 555 0100"),
     ("Bob", "bob@example.com", ""),
     ("Cy", "cy@example.com", "7"),
+)
+# The number of the service's sessions that are in a transaction.
+OPEN_TRANSACTIONS = (
+    "select count(*) from pg_stat_activity where application_name like 'service:%' and xact_start is not null"
 )
 INSERT = "insert into contacts (name, email) select 'n', i || '@example.com' from generate_series(1, $1::int) i"
 
@@ -162,15 +168,15 @@ def test_a_process_that_was_suspended_and_its_successor_deliver_nothing_twice(
             eventually(lambda: len(service_sessions(resilience)) > 1, within=healthy.READINESS_MAX_AGE)
         gateway.release(answer=True)
         wait_until_completed(successor.client, job)
-        eventually(lambda: not open_transactions(resilience), within=healthy.ACQUIRE_TIMEOUT)
+        with sql_connection(resilience) as fetch_value:
+            eventually(lambda: not fetch_value(OPEN_TRANSACTIONS), within=healthy.ACQUIRE_TIMEOUT)
     assert_delivered_once(resilience, campaign, contacts)
     assert not gateway.repeated, f"two processes sent the same {len(gateway.repeated)} messages"
 
 
 def open_transactions(resilience: Resilience) -> int:
     """Return the number of the service's sessions that are in a transaction."""
-    query = "select count(*) from pg_stat_activity where application_name like 'service:%' and xact_start is not null"
-    count: int = sql(resilience, query)[0][0]
+    count: int = sql(resilience, OPEN_TRANSACTIONS)[0][0]
     return count
 
 
@@ -429,7 +435,7 @@ def test_a_batch_may_take_the_time_of_a_statement_and_of_the_gateway_and_then_po
             job = send_by(instance.client, resilience, BATCH)[1]
             wait_for_request(gateway, 1)
             message = f"the gateway may take {patient:g} s, and Postgres ends the transaction of a batch sooner"
-            eventually_or_fail(lambda: sql(resilience, old), within=2.0, message=message)
+            wait_for_row(resilience, old, within=2.0, message=message)
             gateway.release(answer=True)
             wait_until_completed(instance.client, job)
         assert_sent_to_all(gateway, BATCH)
@@ -440,7 +446,7 @@ def test_a_batch_may_take_the_time_of_a_statement_and_of_the_gateway_and_then_po
             instance.process.signal(signal.SIGSTOP)
             message = f"a batch may take {command + impatient:g} s, and Postgres does not end its transaction"
             within = command + impatient + healthy.SLACK
-            eventually_or_fail(lambda: not open_transactions(resilience), within=within, message=message)
+            wait_for_row(resilience, f"select ({OPEN_TRANSACTIONS}) = 0", within=within, message=message)
 
 
 def test_no_reader_sees_an_older_status_although_redis_fails_meanwhile(

@@ -34,6 +34,7 @@ from workload import (
     timed,
     wait_until_ready,
     wait_until_redis_is,
+    wait_until_session_ends,
     wait_until_unready,
 )
 
@@ -103,8 +104,9 @@ def test_the_periodic_cleanup_continues_after_failed_runs(resilience: Resilience
             time.sleep(4 * interval)  # several runs fail
         for number in (1, 2):
             with postgres_session(resilience, OLDER_BOOT, *OPEN_TRANSACTION) as zombie:
-                eventually_or_fail(
-                    lambda zombie=zombie: not session_exists(resilience, zombie),
+                wait_until_session_ends(
+                    resilience,
+                    zombie,
                     within=LONGEST + interval + healthy.POSTGRES_BACK_WITHIN,
                     message=f"cleanups failed, Postgres is back, and zombie {number} is still there: no periodic cleanup"
                     " runs",

@@ -417,14 +417,23 @@ def sql(resilience: Resilience, query: str, *arguments: object) -> list[asyncpg.
 
 
 @contextmanager
-def sql_connection(resilience: Resilience) -> Iterator[Callable[[str], Any]]:
-    """Open a direct connection, and yield a function that runs a query on it and returns the first value without delay."""
+def sql_connection(resilience: Resilience) -> Iterator[Callable[..., Any]]:
+    """Open a direct connection, and yield a function that runs a query with arguments on it and returns the first value.
+
+    A query that is repeated until its answer is true needs it: a new connection for each time would cost more than the query.
+    """
     with asyncio.Runner() as runner:
         connection = runner.run(asyncpg.connect(resilience.postgres.direct_url))
         try:
-            yield lambda query: runner.run(connection.fetchval(query))
+            yield lambda query, *arguments: runner.run(connection.fetchval(query, *arguments))
         finally:
             connection.terminate()
+
+
+def wait_for_row(resilience: Resilience, query: str, *arguments: object, within: float, message: str) -> None:
+    """Wait until the first value that a query returns is true, or fail with a message."""
+    with sql_connection(resilience) as fetch_value:
+        eventually_or_fail(lambda: fetch_value(query, *arguments), within=within, message=message)
 
 
 @contextmanager
@@ -453,6 +462,12 @@ def service_sessions(resilience: Resilience) -> set[int]:
 def session_exists(resilience: Resilience, pid: int) -> bool:
     """True if Postgres lists a session with this process id."""
     return bool(sql(resilience, "select 1 from pg_stat_activity where pid = $1", pid))
+
+
+def wait_until_session_ends(resilience: Resilience, pid: int, *, within: float, message: str) -> None:
+    """Wait until Postgres lists no session with this process id, or fail with a message."""
+    ended = "select not exists (select from pg_stat_activity where pid = $1)"
+    wait_for_row(resilience, ended, pid, within=within, message=message)
 
 
 def sessions_waiting_for_lock(resilience: Resilience) -> int:
