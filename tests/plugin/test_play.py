@@ -191,13 +191,16 @@ def test_examples(resilience, notes):
         assert resilience.strikes == [] and resilience.history.operations == []
         resilience.redis.oom()
         with pytest.raises(Exception), resilience.redis.refuse():
-            resilience.play(Schedule([Episode([Step("redis.latency", {"seconds": 0.001}, until=end())], operations=3)]), notes)
+            episode = Episode([Step("redis.latency", {"seconds": 0.001}, until=end())], operations=3)
+            resilience.play(Schedule([episode, episode]), notes)
             raise OSError
         from pytest_resilience.history import current
         assert current() is resilience.history and resilience.history.operations
         resilience.end_example()
     tally = resilience.tally
-    assert {name: count.struck for name, count in tally.items()} == {"redis.oom": 2, "redis.refuse": 2, "redis.latency": 2}
+    assert {name: count.struck for name, count in tally.items()} == {"redis.oom": 2, "redis.refuse": 2, "redis.latency": 4}
+    assert {name: (count.drawn, count.schedules) for name, count in tally.items()} == {
+        "redis.oom": (0, 0), "redis.refuse": (0, 0), "redis.latency": (4, 2)}
     assert tally["redis.refuse"].hit == 2
     assert resilience.strikes == []
 """
