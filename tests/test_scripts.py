@@ -9,12 +9,16 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
+import psutil
 import pytest
+
+from pytest_resilience import eventually
 
 ROOT = Path(__file__).resolve().parent.parent
 UV_VERSION = re.search(r"^uv_version=(.*)$", (ROOT / "scripts/lib/prelude.sh").read_text(), re.MULTILINE)[1]
@@ -374,3 +378,18 @@ def test_plants_are_selected_by_names_and_patterns():
     unknown = run_plants("--table", "incident-*", "nothing-*")
     assert unknown.returncode == 2
     assert "no plants named nothing-*" in unknown.stderr
+
+
+def test_plants_end_their_tests_when_they_are_terminated(tmp_path):
+    script = ROOT / "scripts" / "lib" / "run_plants.py"
+    command = [sys.executable, script, "--jobs", "1", "incident-*"]
+    with subprocess.Popen(command, env={**os.environ, "TMPDIR": str(tmp_path)}, stdout=subprocess.DEVNULL) as plants:
+        try:
+            pytests = eventually(lambda: psutil.Process(plants.pid).children(), within=60.0)
+            plants.send_signal(signal.SIGTERM)
+            code = plants.wait(60.0)
+        finally:
+            plants.kill()
+    assert code == 128 + signal.SIGTERM
+    assert not psutil.wait_procs(pytests, timeout=0)[1], "a run of pytest outlives scripts/plants"
+    assert not list(tmp_path.iterdir()), "the copies of the checkout are left"

@@ -11,12 +11,16 @@ import fnmatch
 import importlib
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import xml.etree.ElementTree as ET
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +33,8 @@ TIMEOUT = (
 )
 TIMEOUT_WHOLE = 600.0  # seconds for the whole suite
 STOP_TIMEOUT = 10.0  # seconds between SIGTERM and SIGKILL
+RUNNING: set[subprocess.Popen[str]] = set()  # the present runs of pytest
+STOPPING = threading.Event()  # no run of pytest goes on
 
 
 def main() -> int:
@@ -41,7 +47,12 @@ def main() -> int:
         return 0
     begin = time.monotonic()
     missed = []
-    with tempfile.TemporaryDirectory(prefix="plants-") as scratch, ThreadPoolExecutor(options.jobs) as threads:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    with (
+        tempfile.TemporaryDirectory(prefix="plants-") as scratch,
+        ThreadPoolExecutor(options.jobs) as threads,
+        stopping_tests(threads),
+    ):
         futures = [threads.submit(run_plant, plant, Path(scratch), whole=options.whole) for plant in selected]
         for future in futures:
             result = future.result()
@@ -53,6 +64,19 @@ def main() -> int:
     if missed:
         print(f"plants: not detected: {' '.join(missed)}")
     return 1 if missed else 0
+
+
+@contextmanager
+def stopping_tests(threads: ThreadPoolExecutor) -> Iterator[None]:
+    """Stop all tests when the block ends by an exception, such as that of a SIGTERM."""
+    try:
+        yield
+    except BaseException:
+        STOPPING.set()
+        threads.shutdown(wait=False, cancel_futures=True)
+        for process in tuple(RUNNING):
+            process.terminate()
+        raise
 
 
 def _parse_arguments(known: list[str]) -> argparse.Namespace:
@@ -199,6 +223,9 @@ def run_tests(checkout: Path, tests: list[str], timeout: float) -> tuple[dict[st
         stderr=subprocess.STDOUT,
         text=True,
     )
+    RUNNING.add(process)
+    if STOPPING.is_set():
+        process.terminate()
     try:
         output, _ = process.communicate(timeout=timeout)
     except subprocess.TimeoutExpired:
@@ -209,6 +236,8 @@ def run_tests(checkout: Path, tests: list[str], timeout: float) -> tuple[dict[st
             process.kill()
             output, _ = process.communicate()
         output += f"\nnot finished after {timeout:g} s"
+    finally:
+        RUNNING.discard(process)
     return (_read_messages(junit) if junit.exists() else {}), output.strip().splitlines()
 
 
