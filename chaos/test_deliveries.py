@@ -252,6 +252,49 @@ def test_sigterm_returns_the_job_after_the_batch_under_way(resilience: Resilienc
     assert not gateway.repeated, f"the service stopped in order, and {len(gateway.repeated)} messages were sent again"
 
 
+def test_a_campaign_can_be_sent_by_hand_while_a_step_of_its_cadence_is_sent(
+    resilience: Resilience, gateway: Gateway
+) -> None:
+    """The gateway holds the step, so the campaign is `sending` at the time of the request."""
+    contacts = 3
+    sql(resilience, INSERT, contacts)
+    path = f"/api/campaigns/{create(resilience)['id']}"
+    gateway.hold(1)
+    assert resilience.service.put(f"{path}/cadence", json={"every_seconds": 0.1, "repeat": 1}).status_code == 200
+    wait_for_request(gateway, 1)
+    assert resilience.service.get(path).json()["status"] == "sending"
+    job = resilience.service.post(f"{path}/send").headers["Location"]
+    assert resilience.service.get(job).status_code == 200, (
+        "a send during a step of a cadence gets a job, and there is none"
+    )
+    wait_until_completed(resilience.service, job)
+    gateway.release(answer=True)
+    wait_until_completed(resilience.service, job.removesuffix("0") + "1")
+    sent = Counter(batch["step"] for batch in gateway.batches for _ in batch["recipients"])
+    assert sent == {0: contacts, 1: contacts}, (
+        f"a campaign was sent by hand and by its cadence, and the steps are {sent}"
+    )
+    assert not gateway.repeated, f"{len(gateway.repeated)} messages were sent twice"
+
+
+def test_a_campaign_that_its_cadence_has_sent_is_sending_while_it_is_sent_by_hand(
+    resilience: Resilience, gateway: Gateway
+) -> None:
+    sql(resilience, INSERT, 1)
+    path = f"/api/campaigns/{create(resilience)['id']}"
+    assert resilience.service.put(f"{path}/cadence", json={"every_seconds": 0.1, "repeat": 1}).status_code == 200
+    eventually(lambda: resilience.service.get(path).json()["status"] == "sent", within=5.0)
+    gateway.hold(1)
+    job = resilience.service.post(f"{path}/send").headers["Location"]
+    wait_for_request(gateway, 2)
+    status = resilience.service.get(path).json()["status"]
+    assert status == "sending", f"a campaign is sent by hand after a step of its cadence, and it is {status}"
+    gateway.release(answer=True)
+    wait_until_completed(resilience.service, job)
+    status = resilience.service.get(path).json()["status"]
+    assert status == "sent", f"the job is completed, and the campaign is {status}"
+
+
 def test_jobs_leave_the_last_connection_of_the_pool_to_requests(resilience: Resilience, gateway: Gateway) -> None:
     gateway.hold(2)
     small = {

@@ -21,6 +21,8 @@ DURATION = (
 
 SEND = "                await self._gateway.send(Batch(job, step.name, step.message, recipients))\n"
 RECORD = "                await record_deliveries(transaction, job.campaign_id, job.step, [each.id for each in recipients])\n"
+BY_HAND = "test_deliveries.py::test_a_campaign_can_be_sent_by_hand_while_a_step_of_its_cadence_is_sent"
+SENT_BEFORE = "test_deliveries.py::test_a_campaign_that_its_cadence_has_sent_is_sending_while_it_is_sent_by_hand"
 
 PLANTS = (
     plant(
@@ -285,7 +287,7 @@ PLANTS = (
         "It was sent already.",
         (
             "jobs/processor.py",
-            '        startable = STARTABLE if job.step == 0 else (*STARTABLE, "sent")\n',
+            '        startable = (*STARTABLE, "sent") if sent < total else STARTABLE\n',
             "        startable = STARTABLE\n",
         ),
         tests=GATEWAY,
@@ -361,5 +363,30 @@ PLANTS = (
         ),
         tests=ADDED,
         message="200 of 201 contacts have a delivery",
+    ),
+    plant(
+        "send-while-sending-makes-no-job",
+        "It is sent already.",
+        (
+            "http/job_routes.py",
+            "        if await self._campaigns.get(campaign_id) is None:\n",
+            (
+                '        campaign = await self._campaigns.get(campaign_id)\n        if campaign is not None and campaign.status == "sending":\n'
+                "            return _accepted(Job(campaign_id), durable=True)\n        if campaign is None:\n"
+            ),
+        ),
+        tests=BY_HAND,
+        message="a send during a step of a cadence gets a job, and there is none",
+    ),
+    plant(
+        "status-of-the-first-step-not-changed",
+        "A cadence has sent it.",
+        (
+            "jobs/processor.py",
+            '        startable = (*STARTABLE, "sent") if sent < total else STARTABLE\n',
+            '        startable = (*STARTABLE, "sent") if job.step else STARTABLE\n',
+        ),
+        tests=SENT_BEFORE,
+        message="a campaign is sent by hand after a step of its cadence, and it is sent",
     ),
 )

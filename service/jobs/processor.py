@@ -106,7 +106,9 @@ class CampaignProcessor:
             reporting.cancel()
 
     async def _process(self, job: Job, report: ProgressReport) -> None:
-        startable = STARTABLE if job.step == 0 else (*STARTABLE, "sent")
+        sent, total = await self._run(lambda: self._deliveries.count(job.campaign_id, job.step))
+        # Another step may have sent the campaign. A job that runs again after its end leaves it as it is.
+        startable = (*STARTABLE, "sent") if sent < total else STARTABLE
         await self._run(lambda: self._change_status(job, startable, "sending"))
         if not await self._send_all(job, report):
             log.info("%s ends, because its campaign has been deleted", job.id)
