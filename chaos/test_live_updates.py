@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 import time
@@ -32,6 +33,8 @@ MIB = 2**20
 PADDING = "x" * 4000  # of the status, so that few events fill the buffers of a client
 FLOOD = 2500  # events of 4 KB: 10 MB, where the kernel and the queue of a client hold less than 5
 MAX_GROWTH_MIB = 8
+MOST_WAITING = 200  # packets that may wait for a client
+IN_ONE_MESSAGE = 50  # changes that one instance publishes together; a client gets them before the next ones
 POLLED = 15  # events of one poll; the library's client refuses more than 16 packets
 HANDSHAKE = "/socket.io/?EIO=4&transport=polling"
 NOT_RECEIVED = "messages of other instances are not received:"
@@ -132,18 +135,25 @@ def test_a_refused_subscription_is_logged_once_and_tried_again(resilience: Resil
     ):
         other.publish(change(1))
         eventually(lambda: client.progress(1), within=5.0)
-        command("ACL", "SETUSER", "default", "resetchannels")
-        command("CLIENT", "KILL", "TYPE", "pubsub")
-        message = "Redis refuses a subscription, and no line of the log reports that"
-        eventually_or_fail(lambda: NOT_RECEIVED in resilience.service.log, within=5.0, message=message)
-        command("ACL", "SETUSER", "default", "allchannels")
-        message = "Redis allows a subscription again, and no line of the log reports that messages are received"
-        eventually_or_fail(lambda: RECEIVED_AGAIN in resilience.service.log, within=5.0, message=message)
-        other.publish(change(2))
-        message = "Redis allows a subscription again, and events of other instances do not come"
-        eventually_or_fail(lambda: client.progress(2), within=5.0, message=message)
-    lines = [resilience.service.log.count(line) for line in (NOT_RECEIVED, RECEIVED_AGAIN)]
-    assert lines == [1, 1], f"a subscription was refused for a while, and the log has {lines} lines for begin and end"
+
+        def lines() -> list[int]:
+            """Return the number of lines for begin and end in the log."""
+            return [resilience.service.log.count(line) for line in (NOT_RECEIVED, RECEIVED_AGAIN)]
+
+        for episode in (1, 2):
+            command("ACL", "SETUSER", "default", "resetchannels")
+            command("CLIENT", "KILL", "TYPE", "pubsub")
+            message = f"Redis refuses a subscription (episode {episode}), and no line of the log reports that"
+            eventually_or_fail(lambda episode=episode: lines()[0] >= episode, within=5.0, message=message)
+            command("ACL", "SETUSER", "default", "allchannels")
+            message = f"Redis allows a subscription again (episode {episode}), and no line of the log reports that messages are received"
+            eventually_or_fail(lambda episode=episode: lines()[1] >= episode, within=5.0, message=message)
+            other.publish(change(1 + episode))
+            message = "Redis allows a subscription again, and events of other instances do not come"
+            eventually_or_fail(lambda episode=episode: client.progress(1 + episode), within=5.0, message=message)
+            assert lines() == [episode, episode], (
+                f"a subscription was refused in {episode} episodes, and the log has {lines()} lines for begin and end"
+            )
 
 
 def test_a_client_that_reconnects_gets_the_present_state(resilience: Resilience) -> None:
@@ -196,6 +206,38 @@ def test_a_slow_client_costs_other_clients_nothing_and_is_disconnected(resilienc
     assert len(good.progress(2)) == FLOOD, f"a client that reads gets {len(good.progress(2))} of {FLOOD} events"
     assert grown < MAX_GROWTH_MIB, f"the events for a client that does not read take {grown:.1f} MiB of the service"
     assert slow.closed is not None, f"a client that does not read stays connected, and {received} events wait for it"
+
+
+def polling_session(resilience: Resilience) -> str:
+    """Open a session that polls, with nothing that waits for its client, and return its path."""
+    service = resilience.service
+    path = f"{HANDSHAKE}&sid={json.loads(service.get(HANDSHAKE).text[1:])['sid']}"
+    assert service.post(path, content=b"40").status_code == 200, (
+        "a session cannot connect to the namespace of Socket.IO"
+    )
+    assert service.get(path).text.startswith("40"), "a session that connects gets no acknowledgement"
+    return path
+
+
+def test_200_packets_wait_for_a_client_and_not_one_more(resilience: Resilience) -> None:
+    """Two clients do not poll for a while. The one that reads shows how many events the service has handled."""
+    with live_client(resilience.service.url, ["websocket"]) as reader, other_instance(resilience) as other:
+        other.publish(change(1))
+        eventually(lambda: reader.progress(1), within=5.0)
+        patient, late = (polling_session(resilience) for _ in range(2))
+        for count in (*range(IN_ONE_MESSAGE, MOST_WAITING + 1, IN_ONE_MESSAGE), MOST_WAITING + 1):
+            before = len(reader.progress(2))
+            other.publish(*[change(2)] * (count - before))
+            eventually(lambda count=count: len(reader.progress(2)) == count, within=5.0)
+            if count == MOST_WAITING:
+                reply = resilience.service.get(patient)
+                received = reply.text.count("campaign:progress")
+                assert received == count, (
+                    f"{count} packets waited for a client, as many as may, and it gets {reply.status_code} with {received}"
+                )
+        received = resilience.service.get(late).text.count("campaign:progress")
+        assert received == 0, f"{count} packets waited for a client, {MOST_WAITING} may, and it gets {received}"
+        assert resilience.service.get(patient).text.count("campaign:progress") == 1
 
 
 def test_clients_of_live_updates_do_not_take_the_connections_of_requests(resilience: Resilience) -> None:

@@ -495,4 +495,41 @@ PLANTS = (
         tests=HEADERS,
         message="HOST is 127.0.0.1, and",
     ),
+    plant(
+        "fewer-connections-for-health",
+        "Health needs one or two.",
+        ("http/connections.py", "ESSENTIAL_RESERVE = 16 ", "ESSENTIAL_RESERVE = 8 "),
+        tests=ROOM,
+        message="16 more are accepted for the essential routes, and 8 are",
+    ),
+    plant(
+        "one-connection-more-for-health",
+        "The listener is no connection.",
+        (
+            "http/connections.py",
+            "                if len(self._open) > self._max_connections + ESSENTIAL_RESERVE:",
+            "                if len(self._open) > self._max_connections + ESSENTIAL_RESERVE + 1:",
+        ),
+        tests=ROOM,
+        message="16 more are accepted for the essential routes, and one more is, too",
+    ),
+    plant(
+        "full-only-once",
+        "The first time is the news.",
+        (
+            "http/connections.py",
+            "            self._full = False\n            log",
+            "            self._full = None\n            log",
+        ),
+        ("http/connections.py", "            if not self._full:\n", "            if self._full is False:\n"),
+        tests=ROOM,
+        message="all connections are in use a second time",
+    ),
+    plant(
+        "full-resolved-at-each-sweep",
+        "A sweep is cheap.",
+        ("http/connections.py", "            self._full = False\n            log", "            log"),
+        tests=ROOM,
+        message="all connections are in use a second time",
+    ),
 )

@@ -15,6 +15,7 @@ SHUTDOWN = "test_live_updates.py::test_a_shutdown_closes_websockets_with_1012_an
 ORIGIN = "test_live_updates.py::test_a_page_of_another_origin_cannot_connect"
 SIZE = "test_live_updates.py::test_a_message_may_have_16_kib_and_not_a_byte_more"
 SUBSCRIPTION = "test_live_updates.py::test_a_refused_subscription_is_logged_once_and_tried_again"
+WAITING = "test_live_updates.py::test_200_packets_wait_for_a_client_and_not_one_more"
 
 PLANTS = (
     plant(
@@ -222,5 +223,38 @@ PLANTS = (
         ),
         tests=SUBSCRIPTION,
         message="Redis allows a subscription again, and",
+    ),
+    plant(
+        "live-updates-199-wait",
+        "The packet that is being sent counts, too.",
+        ("http/live_updates.py", "self.qsize() < MAX_QUEUED:", "self.qsize() + 1 < MAX_QUEUED:"),
+        tests=WAITING,
+        message="200 packets waited for a client, as many as may",
+    ),
+    plant(
+        "live-updates-201-wait",
+        "At most 200 wait before a packet is added.",
+        ("http/live_updates.py", "self.qsize() < MAX_QUEUED:", "self.qsize() <= MAX_QUEUED:"),
+        tests=WAITING,
+        message="201 packets waited for a client, 200 may",
+    ),
+    plant(
+        "live-updates-dropped-for-slow-clients",
+        "A slow client may skip some progress.",
+        ("http/live_updates.py", "            self._on_full(self)\n", ""),
+        tests=WAITING,
+        message="201 packets waited for a client, 200 may",
+    ),
+    plant(
+        "subscription-refused-logged-once-in-a-life",
+        "An operator knows by then.",
+        ("cache/channel.py", "and not self._failed:", "and self._failed is False:"),
+        (
+            "cache/channel.py",
+            "            self._failed = False\n            log",
+            "            self._failed = None\n            log",
+        ),
+        tests=SUBSCRIPTION,
+        message="Redis refuses a subscription (episode 2)",
     ),
 )
