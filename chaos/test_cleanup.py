@@ -45,6 +45,7 @@ FREED = re.compile(r"\[GC\] Freed (-?\d+\.\d\d)MB heap, (-?\d+\.\d\d)MB external
 OLDER_BOOT = "service:00000000-0000-0000-0000-000000000000"
 # Leaves a session idle in a transaction, like a process that died inside one.
 OPEN_TRANSACTION = ("begin", "lock table campaigns in row exclusive mode")
+REMOTE, LOCAL = "203.0.113.7", "127.0.0.1"  # addresses of callers
 LONGEST = 1.0  # seconds of the longest transaction of an instance: its DB_COMMAND_TIMEOUT
 
 
@@ -337,13 +338,13 @@ def test_concurrent_cleanup_requests_share_one_run_and_the_next_is_rate_limited(
 
 
 @asynccontextmanager
-async def remote_client(environment: dict[str, str]) -> AsyncIterator[httpx.AsyncClient]:
-    """Run the application in this process with a client at a remote address. All clients of a real process are on loopback."""
+async def client_at(address: str, environment: dict[str, str]) -> AsyncIterator[httpx.AsyncClient]:
+    """Run the application in this process with a client at an address. All clients of a real process are on loopback."""
     from service.app import create_app  # here, because the worker of no other test needs the application
     from service.settings import ServiceSettings
 
     app = create_app(ServiceSettings.from_environment(environment))
-    transport = httpx.ASGITransport(app=app, client=("203.0.113.7", 4711))
+    transport = httpx.ASGITransport(app=app, client=(address, 4711))
     async with (
         app.router.lifespan_context(app),
         httpx.AsyncClient(transport=transport, base_url="http://x") as client,
@@ -356,7 +357,7 @@ def test_without_a_configured_token_remote_callers_cannot_clean_up(resilience: R
     del environment["CLEANUP_TOKEN"]
 
     async def statuses_by_token() -> dict[str, int]:
-        async with remote_client(environment) as client:
+        async with client_at(REMOTE, environment) as client:
             headers = {token: {"Authorization": f"Bearer {token}"} for token in ("anything", "None", "")}
             return {
                 token: (await client.post("/api/db-cleanup", headers=header)).status_code
@@ -369,6 +370,24 @@ def test_without_a_configured_token_remote_callers_cannot_clean_up(resilience: R
         gc.unfreeze()  # the application froze all objects when it started
     accepted = {token: status for token, status in statuses.items() if status not in (401, 403)}
     assert not accepted, f"CLEANUP_TOKEN is not set, and a remote caller may clean up with {accepted}"
+
+
+def test_the_name_in_host_is_a_host_of_this_machine(resilience: Resilience) -> None:
+    """HOST may be a name that resolves to loopback, and another such name may be that of a foreign site."""
+    environment = healthy.settings(resilience.postgres.url, resilience.redis.url)
+    environment |= {"HOST": "Campaigns.Example", "CLEANUP_MIN_INTERVAL": "0"}
+    hosts = ("campaigns.example", "CAMPAIGNS.EXAMPLE:8080", "campaigns.example.", "x.campaigns.example", "example")
+
+    async def statuses_by_host() -> dict[str, int]:
+        async with client_at(LOCAL, environment) as client:
+            return {host: (await client.post("/api/db-cleanup", headers={"Host": host})).status_code for host in hosts}
+
+    try:
+        statuses = asyncio.run(statuses_by_host())
+    finally:
+        gc.unfreeze()  # the application froze all objects when it started
+    refused = [host for host, status in statuses.items() if status == 403]
+    assert refused == list(hosts[3:]), f"HOST is {environment['HOST']}, and a caller on loopback gets {statuses}"
 
 
 def test_cleanup_runs_every_cleanup_interval_without_a_request(resilience: Resilience) -> None:
@@ -446,7 +465,7 @@ async def clean_up_remotely(resilience: Resilience, environment: dict[str, str],
         {"X-Forwarded-For": "127.0.0.1", "Forwarded": "for=127.0.0.1", "X-Real-IP": "127.0.0.1"},
         {"Host": "localhost"},
     ]
-    async with remote_client(environment) as client:
+    async with client_at(REMOTE, environment) as client:
 
         async def ready() -> bool:
             return (await client.get("/readyz")).status_code == 200

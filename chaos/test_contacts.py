@@ -22,6 +22,8 @@ from workload import (
     assert_full_capacity,
     assert_unavailable,
     eventually_or_fail,
+    postgres_session,
+    sessions_waiting_for_lock,
     sql,
     timed,
     wait_until_ready,
@@ -144,6 +146,30 @@ def test_an_outage_during_an_import_is_a_timely_503_and_the_repeated_import_comp
     )
     assert contacts(resilience) == 2 * half, "the repeated import is complete, and contacts are missing or doubled"
     assert_full_capacity(resilience)
+
+
+def test_two_imports_of_the_same_addresses_at_one_time_both_succeed(resilience: Resilience) -> None:
+    """Their rows are in opposite orders, and both begin to write before either can go on."""
+    first, last, middle = (f"{name}@example.com".encode() for name in ("ada", "zoe", "may"))
+    files = [
+        HEADER + b"".join(b"%s,%s,\n" % (name, address) for address in addresses)
+        for name, addresses in ((b"One", (first, middle, last)), (b"Two", (last, middle, first)))
+    ]
+    insert = f"insert into contacts (email) values ('{middle.decode()}')"
+    with ThreadPoolExecutor(2) as threads:
+        with postgres_session(resilience, "another application", "begin", insert):  # which is rolled back
+            imports = [threads.submit(timed, lambda file=file: upload(resilience, file)) for file in files]
+            eventually(lambda: sessions_waiting_for_lock(resilience) == 2, within=healthy.COMMAND_TIMEOUT / 2)
+        replies = [each.result() for each in imports]
+    statuses = [reply.status for reply in replies]
+    assert statuses == [200, 200], f"two imports have the same addresses, in opposite orders, and get {statuses}"
+    counts = sorted((reply.reply.json()["imported"], reply.reply.json()["updated"]) for reply in replies if reply.reply)
+    assert counts == [(0, 3), (3, 0)], f"two imports of the same 3 addresses report {counts} imported and updated"
+    found = stored(resilience)
+    assert len({name for name, _, _ in found}) == 1, f"two imports of the same 3 addresses are mixed: {found}"
+    assert [address.encode() for _, address, _ in found] == [first, middle, last], (
+        f"two imports of the same 3 addresses leave {found}"
+    )
 
 
 @contextmanager

@@ -15,6 +15,7 @@ ONE_CLEANUP = "test_cleanup.py::test_concurrent_cleanup_requests_share_one_run_a
 SWEPT = "test_cleanup.py::test_every_pool_check_sweeps_zombies"
 RIGHTS = "test_cleanup.py::test_unauthorized_cleanup_has_no_effect_and_an_authorized_one_collects_garbage"
 LIMITS = "test_cleanup.py::test_cleanup_terminates_sessions_of_other_boots_only_beyond_each_limit"
+NAMED = "test_cleanup.py::test_the_name_in_host_is_a_host_of_this_machine"
 
 PLANTS = (
     plant(
@@ -359,5 +360,26 @@ PLANTS = (
         ("postgres/cleanup.py", "        if leaked or terminated:\n", "        if False:\n"),
         tests=SWEPT,
         message="no line of the log reports it",
+    ),
+    plant(
+        "cleanup-by-loopback-names-only",
+        "Callers on this machine use localhost.",
+        ("postgres/cleanup.py", " or is_loopback(name) or name == named):", " or is_loopback(name)):"),
+        tests=NAMED,
+        message="HOST is Campaigns.Example, and a caller on loopback gets",
+    ),
+    plant(
+        "cleanup-host-as-written",
+        "Names are compared like any text.",
+        ("postgres/cleanup.py", "else settings.host.lower()", "else settings.host"),
+        tests=NAMED,
+        message="HOST is Campaigns.Example, and a caller on loopback gets",
+    ),
+    plant(
+        "cleanup-by-subdomains-of-host",
+        "They are ours, too.",
+        ("postgres/cleanup.py", " or name == named):", " or (named and name.endswith(named))):"),
+        tests=NAMED,
+        message="HOST is Campaigns.Example, and a caller on loopback gets",
     ),
 )

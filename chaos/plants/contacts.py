@@ -11,6 +11,7 @@ STALLED = "test_contacts.py::test_stalled_uploads_hold_no_connection_of_the_pool
 ROWS = "test_contacts.py::test_each_row_is_judged_alone_and_the_last_one_of_an_address_is_stored"
 SIZES = "test_contacts.py::test_a_file_may_have_10_mib_and_100_000_rows_and_not_one_more"
 EARLY = "test_contacts.py::test_an_import_that_ends_early_has_imported_the_rows_before"
+TOGETHER = "test_contacts.py::test_two_imports_of_the_same_addresses_at_one_time_both_succeed"
 
 PLANTS = (
     plant(
@@ -272,5 +273,26 @@ PLANTS = (
         ),
         tests=EARLY,
         message="has not imported the rows before",
+    ),
+    plant(
+        "import-locks-rows-as-they-come",
+        "The order of the file is an order.",
+        ("postgres/contacts.py", " ORDER BY email\n", "\n"),
+        tests=TOGETHER,
+        message="two imports have the same addresses, in opposite orders, and get",
+    ),
+    plant(
+        "import-counts-before-it-writes",
+        "An address that is not there is new.",
+        (
+            "postgres/contacts.py",
+            '            SELECT count(*) FILTER (WHERE inserted) AS inserted FROM written"""',
+            (
+                "            SELECT count(*) AS inserted FROM unnest($2::text[]) AS given (email)\n"
+                '             WHERE NOT EXISTS (SELECT FROM contacts WHERE contacts.email = given.email)"""'
+            ),
+        ),
+        tests=TOGETHER,
+        message="two imports of the same 3 addresses report",
     ),
 )
