@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -44,6 +45,7 @@ MANY_ATTEMPTS = 12  # JOB_ATTEMPTS of a test about the delays between them
 DAY = 86_400.0  # seconds
 HANDED_BACK = r"(\d+) jobs of the journal were handed back to the queue"
 FOUND = r"(\d+) jobs were found in the journal of a process that has ended"
+JOURNAL_FAILS, JOURNAL_WORKS = "cannot be used:", "resolved: the journal of jobs can be used again"
 DEAD = r"job (\S+) is in the dead-letter queue after (\d+) failed runs: (.+)"
 # A disk that does not sync a file, or that does not sync the directory with the names of the files.
 SYNC_FAILS = """
@@ -274,16 +276,26 @@ def test_the_journal_survives_sigkill_and_loses_only_what_is_damaged(resilience:
     all_run(resilience.service, campaigns, within=5.0, message="a job that was lost by damage cannot be sent again")
 
 
-def test_a_running_instance_takes_over_the_journal_of_a_killed_one(
+def test_a_running_instance_takes_over_the_journals_of_a_killed_one_and_of_one_that_was_stopped(
     resilience: Resilience, gateway: Gateway, job_settings: dict[str, str]
 ) -> None:
+    """The one that is stopped has taken over the journal of the killed one, and could not hand it back."""
     campaigns = [create(resilience)["id"] for _ in range(3)]
     log = LogSince(resilience)
-    shared = str(JOURNALS / "main")
-    with resilience.redis.refuse(), another_instance(resilience, **job_settings, JOURNAL_DIR=shared) as other:
-        accepted(other.client, campaigns)
-        other.process.kill()
-    message = "a process was killed with jobs in its journal, and another one with this JOURNAL_DIR does not run them"
+    settings = job_settings | {"JOURNAL_DIR": str(JOURNALS / "main"), "SHUTDOWN_GRACE": "0.4"}
+    with resilience.redis.refuse():
+        with another_instance(resilience, **settings) as killed:
+            accepted(killed.client, campaigns[:2])
+            killed.process.kill()
+        with another_instance(resilience, **settings) as stopped:
+            states = [status(stopped.client, campaign_id) for campaign_id in campaigns[:2]]
+            assert states == ["waiting"] * 2, (
+                f"a new process with the JOURNAL_DIR of a killed one has its jobs as {states}"
+            )
+            accepted(stopped.client, campaigns[2:])
+            stopped.process.signal(signal.SIGTERM)
+            eventually(stopped.has_exited, within=healthy.SHUTDOWN_GRACE)
+    message = "processes ended with jobs in their journals, and another one with this JOURNAL_DIR does not run them"
     all_known = [f"/api/jobs/campaign-{campaign_id}-0" for campaign_id in campaigns]
     eventually_or_fail(
         lambda: all(resilience.service.get(path).status_code == 200 for path in all_known),
@@ -538,18 +550,32 @@ def test_an_outage_of_postgres_makes_no_dead_letter(resilience: Resilience, gate
 
 
 def test_a_journal_that_cannot_be_written_is_a_503_while_redis_is_down(
-    resilience: Resilience, job_settings: dict[str, str]
+    resilience: Resilience, job_settings: dict[str, str], tmp_path: Path
 ) -> None:
     campaign_id = create(resilience)["id"]
-    with another_instance(resilience, **job_settings, JOURNAL_DIR="/dev/null/journal") as other:
+    journal = tmp_path / "journal"
+    journal.touch()  # a file in place of the directory
+    with another_instance(resilience, **job_settings, JOURNAL_DIR=str(journal)) as other:
         with resilience.redis.refuse():
             wait_until_redis_is(other.client, "down")
-            assert_unavailable([timed(lambda: send(other.client, campaign_id)) for _ in range(3)])
-            assert jobs_check(other.client) == "full", "nothing can take a job, and /readyz does not report that"
+            for episode in (1, 2):
+                assert_unavailable([timed(lambda: send(other.client, campaign_id)) for _ in range(3)])
+                assert jobs_check(other.client) == "full", "nothing can take a job, and /readyz does not report that"
+                journal.unlink()
+                accepted(other.client, [create(resilience)["id"]])
+                state = jobs_check(other.client)
+                assert state == "journal", (
+                    f"the journal can be written again, and /readyz reports that jobs go to {state}"
+                )
+                lines = [other.log.count(line) for line in (JOURNAL_FAILS, JOURNAL_WORKS)]
+                assert lines == [episode, episode], (
+                    f"{episode} episodes of a journal that cannot be used, and {lines} lines for begin and end in the log"
+                )
+                shutil.rmtree(journal)
+                journal.touch()
+            assert_unavailable([timed(lambda: send(other.client, campaign_id))])
         eventually_or_fail(
             lambda: send(other.client, campaign_id).status_code == 202,
             within=healthy.REDIS_BACK_WITHIN,
             message="Redis is back, and without a journal no send is accepted",
         )
-        lines = other.log.count("cannot be used")
-        assert lines == 1, f"{lines} lines for a journal that cannot be used: one is needed"

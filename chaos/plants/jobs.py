@@ -15,7 +15,9 @@ POISON = "test_jobs.py::test_a_job_that_always_fails_is_a_dead_letter_until_it_i
 POSTGRES = "test_jobs.py::test_an_outage_of_postgres_makes_no_dead_letter"
 UNWRITABLE = "test_jobs.py::test_a_journal_that_cannot_be_written_is_a_503_while_redis_is_down"
 LONG = "test_redis_gone.py::test_a_long_outage_of_redis_costs_one_log_line_and_one_prober"
-KILLED_BESIDE = "test_jobs.py::test_a_running_instance_takes_over_the_journal_of_a_killed_one"
+KILLED_BESIDE = (
+    "test_jobs.py::test_a_running_instance_takes_over_the_journals_of_a_killed_one_and_of_one_that_was_stopped"
+)
 SYNC = "test_jobs.py::test_a_send_is_503_while_the_journal_cannot_be_synced"
 DELAYS = "test_jobs.py::test_failed_runs_are_repeated_after_growing_delays_of_at_most_a_minute"
 DESCRIPTORS = "test_jobs.py::test_a_lack_of_descriptors_for_the_gateway_counts_as_no_failed_run"
@@ -256,7 +258,7 @@ PLANTS = (
             "        if failure is not None:\n",
         ),
         tests=UNWRITABLE,
-        message="lines for a journal that cannot be used",
+        message="episodes of a journal that cannot be used, and [",
     ),
     plant(
         "jobs-need-a-journal-to-start",
@@ -488,5 +490,52 @@ PLANTS = (
         ),
         tests=f"{TAKEN_OVER}[SIGKILL]",
         message="a job runs for the first time, and has 0 attempts",
+    ),
+    plant(
+        "jobs-journal-deleted-at-the-stop",
+        "A clean end leaves no files behind.",
+        (
+            "jobs/journal.py",
+            "            self._own.close() if self._jobs else self._own.delete()\n",
+            "            self._own.delete()\n",
+        ),
+        tests=KILLED_BESIDE,
+        message="processes ended with jobs in their journals",
+    ),
+    plant(
+        "jobs-adopted-journal-deleted-at-the-stop",
+        "Its jobs are in memory now.",
+        (
+            "jobs/journal.py",
+            "            file.close()\n        if self._own",
+            "            file.delete()\n        if self._own",
+        ),
+        tests=KILLED_BESIDE,
+        message="processes ended with jobs in their journals",
+    ),
+    plant(
+        "jobs-journal-works-again-in-silence",
+        "Good news needs no line.",
+        ("jobs/journal.py", 'log.info("resolved: the journal', 'log.debug("resolved: the journal'),
+        tests=UNWRITABLE,
+        message="1 episodes of a journal that cannot be used, and [1, 0] lines",
+    ),
+    plant(
+        "jobs-journal-full-for-ever",
+        "A disk that failed once will fail again.",
+        (
+            "jobs/journal.py",
+            '            batch.outcome = "synced"\n            self._report(None)\n',
+            '            batch.outcome = "synced"\n',
+        ),
+        tests=UNWRITABLE,
+        message="the journal can be written again, and /readyz reports that jobs go to full",
+    ),
+    plant(
+        "jobs-journal-given-up",
+        "It is better to fail fast.",
+        ("jobs/journal.py", "        if self._is_full:\n", "        if not self.accepts:\n"),
+        tests=UNWRITABLE,
+        message="a send is not accepted: 503",
     ),
 )
