@@ -17,6 +17,8 @@ from workload import (
     NAME,
     concurrently,
     eventually_or_fail,
+    metric,
+    metrics,
     reading,
     sql,
     timed,
@@ -34,6 +36,9 @@ LARGEST = 4 * LONGEST  # bytes of the largest valid message, so that few campaig
 # Emoji take four bytes each. Every message differs from its neighbours.
 INSERT = "insert into campaigns (name, message) select $1, repeat(chr(128512 + i % 26), $2) from generate_series(1, $3) i returning id"
 SHEDDING = "[Memory] refusing work that is not essential"
+METRICS_MAX_AGE = 1.0  # seconds, of the statistics of memory
+ENTRY_BYTES = 400  # that the cache counts for an entry beside its body
+MEMORY_ALERT = 'alert="memory_high"'
 TOO_EARLY = "the guard acted before memory was short"
 
 
@@ -89,6 +94,42 @@ def assert_statistics_are_consistent(figures: dict[str, float]) -> None:
     assert figures["limit"] <= healthy.MEMORY_LIMIT_MB, f"the limit is at most {healthy.MEMORY_LIMIT_MB} MB: {figures}"
 
 
+def assert_metrics_are_true(resilience: Resilience, figures: dict[str, float], rss: float, campaigns: int) -> None:
+    """Assert that the metrics of memory agree with a line of statistics, with the kernel, and with what is cached."""
+
+    def true_values() -> dict[str, float] | None:
+        values = metrics(resilience.service)
+        return values if abs(values['service_memory_bytes{kind="rss"}'] / MIB - rss) < 0.03 * rss else None
+
+    message = f"the RSS is {rss:.2f} MB, and the metrics report another one for more than {METRICS_MAX_AGE:g} s"
+    values = eventually_or_fail(true_values, within=METRICS_MAX_AGE + healthy.SLACK, message=message)
+    for kind, name in (("heap", "used"), ("heap_reserved", "total"), ("external", "external")):
+        reported, logged = values[f'service_memory_bytes{{kind="{kind}"}}'] / MIB, figures[name]
+        assert abs(reported - logged) < 2, f"the metrics report {reported:.2f} MB of {kind}, and the log {logged} MB"
+    reported, logged = 100 * values["service_memory_used_ratio"], figures["percent"]
+    assert abs(reported - logged) < 5, f"the metrics report {reported:.2f} % of the limit in use, and the log {logged}"
+    entries, size = values["service_cache_entries"], values["service_cache_bytes"]
+    assert entries == campaigns, f"{campaigns} campaigns are in the memory cache, and the metrics report {entries:g}"
+    least = campaigns * (LARGEST + ENTRY_BYTES)
+    assert least < size < 1.1 * least, f"the memory cache has at least {least} bytes, and the metrics report {size:g}"
+
+
+def assert_collections_are_counted(resilience: Resilience) -> None:
+    """Assert that the metrics agree with the collections that the log reports, each of which has a line."""
+    freed = [float(heap) + float(external) for heap, external, _ in FREED.findall(resilience.service.log)]
+    values = metrics(resilience.service)
+    count = values["service_gc_collections_total"]
+    assert count == len(freed), f"{len(freed)} collections are in the log, and the metrics count {count:g}"
+    expected, reported = sum(max(0.0, each) for each in freed), values["service_gc_freed_bytes_total"] / MIB
+    assert abs(reported - expected) < 0.02 * len(freed), (
+        f"collections freed {expected:.2f} MB of heap and external memory, and the metrics report {reported:.2f} MB"
+    )
+    seconds = values["service_gc_seconds_total"]
+    assert 0 < seconds < healthy.GUARD_MAX_STALL, (
+        f"the metrics report that collections blocked requests for {seconds} s"
+    )
+
+
 def wait_for_forced_gc(resilience: Resilience, data: int) -> re.Match[str]:
     """Wait until the guard forces a collection, and assert that it logs the true share of the limit.
 
@@ -118,6 +159,7 @@ def wait_for_forced_gc(resilience: Resilience, data: int) -> re.Match[str]:
 
 def test_the_guard_forces_a_collection_that_frees_memory_and_logs_true_figures(resilience: Resilience) -> None:
     campaigns = 250
+    metrics(resilience.service)  # imports a library, which takes memory
     empty, rss = next_statistics(resilience)
     assert not FORCED_GC.search(resilience.service.log), TOO_EARLY
     assert_rss_is_true(empty, rss)
@@ -129,6 +171,7 @@ def test_the_guard_forces_a_collection_that_frees_memory_and_logs_true_figures(r
     grown, cached = full["external"] - empty["external"], campaigns * LARGEST / MIB
     assert 0.9 * cached < grown < 1.25 * cached, f"{cached:.1f} MB are cached, and External grew by {grown:.1f} MB"
     assert not FORCED_GC.search(resilience.service.log), TOO_EARLY
+    assert_metrics_are_true(resilience, full, rss, campaigns)
 
     process = resilience.service.process
     before, data = process.memory_info().rss / MIB, data_and_limit(process)[0]
@@ -156,6 +199,11 @@ def test_the_guard_forces_a_collection_that_frees_memory_and_logs_true_figures(r
         if figures["limit"]:
             limit = data_and_limit(process)[1] / MIB
             assert abs(figures["limit"] - limit) < 1, f"the limit is now {limit:.1f} MB: {figures}"
+            reported = metric(resilience.service, "service_memory_limit_bytes") / MIB
+            assert abs(reported - limit) < 1, (
+                f"the limit is now {limit:.1f} MB, and the metrics report a limit of {reported:.1f}"
+            )
+        assert_collections_are_counted(resilience)
         assert resilience.service.get("/livez").status_code == 200
         # The freed memory can be used again: the service serves although the limit has not moved.
         recovers(lambda: resilience.service.get("/api/campaigns?limit=1").status_code == 200, within=5.0)
@@ -187,13 +235,22 @@ def test_load_is_shed_near_the_memory_limit_and_logged_once_and_essential_routes
             assert reply.status_code == 200, (
                 f"{path} is needed most when memory is short, and gets {reply.status_code}: {reply.text}"
             )
-        assert "\nservice_memory_refusing 1.0\n" in resilience.service.get("/metrics").text
+        values = metrics(resilience.service)
+        assert values["service_memory_refusing"] == 1, "load is shed, and the metrics do not report that"
+        active = values[f"service_alert_active{{{MEMORY_ALERT}}}"]
+        assert active == 1, f"memory is short, and the metrics report its alert as {active:g}"
         before = len(STATS.findall(resilience.service.log))
         # Memory is checked as often as statistics are logged.
         eventually(lambda: len(STATS.findall(resilience.service.log)) >= before + 3, within=5.0)
         lines = resilience.service.log.count("forcing GC")
         assert lines == 1, f"one line for one episode, not {lines}"
     recovers(lambda: not refused() and resilience.service.get("/readyz").status_code == 200, within=5.0)
+    values = metrics(resilience.service)
+    refusing, active = values["service_memory_refusing"], values[f"service_alert_active{{{MEMORY_ALERT}}}"]
+    assert refusing == 0, "work is served again, and the metrics report that it is refused"
+    assert active == 1 or "usage is back to normal" in resilience.service.log, (
+        "work is served again, the episode is not over, and the metrics report its alert as over"
+    )
     times = []
     for event in ("work is served again", "usage is back to normal"):
         line = re.compile(rf"(\S+) INFO service\.memory \[Memory\] RESOLVED: {event}: (\d+\.\d\d)%")
@@ -207,6 +264,11 @@ def test_load_is_shed_near_the_memory_limit_and_logged_once_and_essential_routes
     # The first of three calm checks serves work again, and the third ends the episode. A busy machine may delay the first.
     assert calm > checks, (
         f"the episode was over {calm:.1f} s after its first calm check, and takes three, {checks:g} s apart"
+    )
+    values = metrics(resilience.service)
+    active, raised = (values[f"service_{name}{{{MEMORY_ALERT}}}"] for name in ("alert_active", "alerts_raised_total"))
+    assert (active, raised) == (0, 1), (
+        f"one episode is over, and the metrics report its alert as {active:g}, {raised:g} episodes so far"
     )
 
 

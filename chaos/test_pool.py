@@ -34,6 +34,8 @@ from workload import (
 )
 
 ALERT = "ALERT: CRITICAL - database_pool_exhausted"
+RAISED = 'service_alerts_raised_total{alert="database_pool_exhausted"}'
+AVERAGE = "service_db_pool_average_ratio"
 RESOLVED = "RESOLVED: database_pool_exhausted"
 VALUE = re.compile(r"Database connection pool usage has exceeded 90%\. Current value: (\d+\.\d\d), Threshold: 90")
 RARE_CHECKS = 1.0  # seconds between two checks of a pool, where the time between log lines counts
@@ -94,10 +96,13 @@ def raise_alert(resilience: Resilience, *, episode: int, alerts: int) -> None:
 
 def test_the_pool_alert_reports_average_use_once_per_episode(resilience: Resilience) -> None:
     before = alerts_at_low_use(resilience)
+    uncounted = before - metric(resilience.service, RAISED)
     for episode in (1, 2):
         raise_alert(resilience, episode=episode, alerts=before + episode)
         alerts = resilience.service.log.count(ALERT) - before
         assert alerts == episode, f"{alerts} alerts for {episode} episodes"
+        counted = metric(resilience.service, RAISED) + uncounted - before
+        assert counted == episode, f"{episode} episodes of the alert, and the metrics count {counted:g}"
         if episode == 1:
             let_episode_end(resilience)
     values = [float(value) for value in VALUE.findall(resilience.service.log)][before:]
@@ -120,10 +125,14 @@ def test_the_pool_alert_uses_the_configured_percentage(resilience: Resilience) -
             thread.submit(concurrently, [post] * 3)
             message = "three of four connections are in use, DB_POOL_ALERT_PERCENT is 50, and no alert was raised"
             eventually_or_fail(lambda: ALERT in instance.log, within=3 * RARE_CHECKS, message=message)
+            average = metric(instance.client, AVERAGE)
+            assert 0.5 < average <= 0.75, f"three of four connections are in use, and the metrics report {average:g}"
         line = r"usage has exceeded 50%\. Current value: \d\d\.\d\d, Threshold: 50"
         message = "the alert does not name the threshold that was configured"
         eventually_or_fail(lambda: re.search(line, instance.log), within=healthy.SLACK, message=message)
         assert_resolved_once(instance)
+        average = metric(instance.client, AVERAGE)
+        assert average < 0.5, f"the pool is idle again, and the metrics report an average of {average:g}"
 
 
 def assert_resolved_once(instance: Instance) -> None:

@@ -157,6 +157,12 @@ def test_without_rights_on_contacts_the_service_is_ready_and_imports_jobs_and_ca
             )
             message = "the tables have all rights again, and no line of the log reports that"
             eventually_or_fail(lambda: instance.log.count(HAS_MORE) == 1, within=2.0, message=message)
+            sql(resilience, "revoke insert on contacts from clerk")
+            message = "a table lacks rights a second time, and no line of the log reports that"
+            eventually_or_fail(lambda: instance.log.count(LACKS_MORE) == 2, within=2.0, message=message)
+            sql(resilience, "grant insert on contacts to clerk")
+            message = "the tables have all rights a second time, and no line of the log reports that"
+            eventually_or_fail(lambda: instance.log.count(HAS_MORE) == 2, within=2.0, message=message)
 
 
 def assert_recovers(client: httpx.Client, lack: str) -> None:

@@ -13,11 +13,13 @@ import healthy
 from pytest_resilience import Resilience, Stack, Strike, eventually
 from workload import (
     CONNECTED,
+    FELL_BACK,
     REFUSALS_NOT_COUNTED,
     TimedReply,
     assert_one_log_line_per_change,
     concurrently,
     create,
+    metric,
     reading,
     redis_commands,
     served_by,
@@ -26,6 +28,7 @@ from workload import (
     wait_until_redis_serves,
 )
 
+OUTAGES_TOTAL = "service_redis_outages_total"
 STATS = "[Memory Stats]"  # a line each MEMORY_STATS_INTERVAL
 
 OUTAGES: dict[str, Callable[[Resilience], Strike]] = {
@@ -56,6 +59,7 @@ def test_reads_survive_two_outages_of_redis_in_a_row(resilience: Resilience, kin
     """A client that gives up Redis for good after one outage fails only in the second one."""
     path = f"/api/campaigns/{create(resilience)['id']}"
     wait_until_redis_serves(resilience, path)
+    uncounted = resilience.service.log.count(FELL_BACK) - metric(resilience.service, OUTAGES_TOTAL)
 
     for number in (1, 2):
         with OUTAGES[kind](resilience):
@@ -71,6 +75,9 @@ def test_reads_survive_two_outages_of_redis_in_a_row(resilience: Resilience, kin
             assert state == "down", f"Redis is down, and /readyz reports it as {state}: {ready.text}"
         wait_until_redis_serves(resilience, path)
         assert_one_log_line_per_change(resilience, outages=number)
+        counted = metric(resilience.service, OUTAGES_TOTAL)
+        logged = resilience.service.log.count(FELL_BACK) - uncounted
+        assert counted == logged, f"the log reports {logged:g} outages of Redis, and the metrics count {counted:g}"
 
 
 def test_a_long_outage_of_redis_costs_one_log_line_and_one_prober(

@@ -250,4 +250,16 @@ PLANTS = (
         tests=UNUSED,
         message="there is no cadence and no request, and the pool was in use",
     ),
+    plant(
+        "cadence-refusal-logged-once-in-a-life",
+        "An operator knows by then.",
+        ("jobs/scheduler.py", "            if not self._refused:\n", "            if self._refused is False:\n"),
+        (
+            "jobs/scheduler.py",
+            "            self._refused = False\n            log",
+            "            self._refused = None\n            log",
+        ),
+        tests=NO_QUEUE,
+        message="the queue takes no jobs a second time, and no line of the log reports that",
+    ),
 )

@@ -617,4 +617,41 @@ PLANTS = (
         tests=WITHOUT_CONTACTS,
         message="a job lacks rights in Postgres, and it does not wait",
     ),
+    plant(
+        "more-lacks-logged-once-in-a-life",
+        "An operator knows by then.",
+        (
+            "postgres/monitor.py",
+            "        if lack != self._last_lack:\n",
+            "        if self._last_lack == 'nothing':\n            return\n        if lack != self._last_lack:\n",
+        ),
+        (
+            "postgres/monitor.py",
+            "            self._last_lack = lack\n",
+            "            self._last_lack = lack or 'nothing'\n",
+        ),
+        tests=WITHOUT_CONTACTS,
+        message="a table lacks rights a second time, and no line of the log reports that",
+    ),
+    plant(
+        "metrics-alerts-counted-once",
+        "There was one.",
+        ("monitor.py", "self.episodes += is_first", "self.episodes |= is_first"),
+        tests=EPISODES,
+        message="2 episodes of the alert, and the metrics count 1",
+    ),
+    plant(
+        "metrics-average-in-percent",
+        "The log has it in percent.",
+        ("metrics.py", "_one(lambda s: s.pool_alert.percent / 100)", "_one(lambda s: s.pool_alert.percent)"),
+        tests=THRESHOLD,
+        message="three of four connections are in use, and the metrics report",
+    ),
+    plant(
+        "metrics-average-of-the-last-alert",
+        "That is the interesting one.",
+        ("monitor.py", "        self.percent = percent\n", "        self.percent = max(self.percent, percent)\n"),
+        tests=THRESHOLD,
+        message="the pool is idle again, and the metrics report an average of",
+    ),
 )

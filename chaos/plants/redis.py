@@ -280,4 +280,11 @@ PLANTS = (
         tests=UPSTASH,
         message="Upstash must be reached over TLS",
     ),
+    plant(
+        "metrics-outages-counted-once",
+        "There was one.",
+        ("cache/redis_store.py", "return self._breaker.outages", "return min(1, self._breaker.outages)"),
+        tests=f"{TWICE}[refusing]",
+        message="outages of Redis, and the metrics count 1",
+    ),
 )
