@@ -93,4 +93,11 @@ PLANTS = (
         tests=IDLE,
         message="the service drains, and the metrics do not report that",
     ),
+    plant(
+        "stop-three-quarters-of-a-long-grace",
+        "A quarter is for closing, whatever the grace is.",
+        ("__main__.py", "min(MAX_CLOSE_SECONDS, self._grace / 4)", "self._grace / 4"),
+        tests=BUSY,
+        message="a request that took 24 s was given up, with 30 s of grace",
+    ),
 )
