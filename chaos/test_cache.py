@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 
 import pytest
 
@@ -16,6 +17,7 @@ from workload import (
     concurrently,
     create,
     eventually_or_fail,
+    metrics,
     redis_commands,
     redis_key,
     served_by,
@@ -78,11 +80,17 @@ def test_stale_copies_are_marked_and_expire_after_cache_stale_ttl(resilience: Re
     with another_instance(resilience, CACHE_TTL=str(fresh), CACHE_STALE_TTL=str(stale)) as instance:
         path = instance.client.post("/api/campaigns", json={"name": NAME, "message": "soon stale"}).headers["Location"]
 
+        counted = Counter[tuple[str, str]]()
+
         def state() -> str:
             read = timed(lambda: instance.client.get(path))
             if read.reply is None:
                 pytest.fail(f"a read hangs, or is cut off, after {read.seconds:.1f} s: {read.error!r}")
-            return read.reply.headers["X-Cache"] if read.status == 200 else str(read.status)
+            if read.status != 200:
+                return str(read.status)
+            state = read.reply.headers["X-Cache"]
+            counted[read.reply.headers["X-Cache-Source"], state] += 1
+            return state
 
         # While Postgres is up, a copy that is no longer fresh is loaded again.
         message = f"a copy is served as fresh for longer than CACHE_TTL={fresh}"
@@ -92,6 +100,10 @@ def test_stale_copies_are_marked_and_expire_after_cache_stale_ttl(resilience: Re
             eventually_or_fail(lambda: state() == "stale", within=fresh + healthy.SLACK, message=message)
             message = f"a stale copy is served for longer than CACHE_STALE_TTL={stale}"
             eventually_or_fail(lambda: state() == "503", within=stale + healthy.SLACK, message=message)
+        values = metrics(instance.client)
+        for (source, kind), count in counted.items():
+            reported = values[f'service_cache_reads_total{{source="{source}",state="{kind}"}}']
+            assert reported == count, f"{count} reads were a {kind} of {source}, and the metrics report {reported:g}"
 
 
 def test_a_copy_is_kept_for_the_longer_of_its_two_lifetimes(resilience: Resilience) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from itertools import takewhile
@@ -183,6 +184,10 @@ def test_no_step_is_lost_while_the_queue_takes_no_jobs(resilience: Resilience) -
     message = "the queue takes jobs a second time, and no line of the log reports that"
     eventually_or_fail(lambda: resilience.service.log.count(TAKEN_AGAIN) == 2, within=BACK_WITHIN, message=message)
     lines = [resilience.service.log.count(line) for line in (REFUSED, TAKEN_AGAIN)]
+    reasons = re.findall(f"{REFUSED} (.*)", resilience.service.log)
+    assert reasons == ["The journal of jobs is full."] * 2, (
+        f"the queue takes no jobs, and the log names the reasons {reasons}"
+    )
     assert lines == [2, 2], f"the queue took no jobs two times, and the log has {lines} lines for begin and end"
 
 

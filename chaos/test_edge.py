@@ -198,6 +198,12 @@ def test_at_max_connections_idle_clients_are_evicted_and_health_still_answers(re
         for path in ("/health", "/livez", "/readyz", "/metrics", "/api/db-cleanup"):
             reply = get(path)
             assert reply.status == 200, f"all connections are busy, and {path} gets {reply}"
+        refusals = 'service_http_requests_total{method="GET",route="unmatched",status="5xx"} 1.0'
+        reply = get("/metrics").reply
+        assert reply is not None
+        assert refusals in reply.text.splitlines(), (
+            "one GET got a 503 for lack of connections, and the metrics do not count it"
+        )
         assert_as_many_more_accepted(resilience, instance)
         lines = instance.log.count(FULL)
         assert lines == 1, f"all connections are in use all the time, and {lines} lines of the log report it, not one"

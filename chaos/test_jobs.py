@@ -571,6 +571,8 @@ def test_a_journal_that_cannot_be_written_is_a_503_while_redis_is_down(
                 assert lines == [episode, episode], (
                     f"{episode} episodes of a journal that cannot be used, and {lines} lines for begin and end in the log"
                 )
+                line = f"{journal} {JOURNAL_FAILS} File exists"
+                assert line in other.log, f"a file is in place of the journal, and the log has no line with {line!r}"
                 shutil.rmtree(journal)
                 journal.touch()
             assert_unavailable([timed(lambda: send(other.client, campaign_id))])

@@ -151,6 +151,8 @@ def test_a_refused_subscription_is_logged_once_and_tried_again(resilience: Resil
             other.publish(change(1 + episode))
             message = "Redis allows a subscription again, and events of other instances do not come"
             eventually_or_fail(lambda episode=episode: client.progress(1 + episode), within=5.0, message=message)
+            reason = resilience.service.log.rpartition(NOT_RECEIVED)[2].split("\n")[0]
+            assert reason.endswith("Error"), f"Redis refuses a subscription, and the log names the reason {reason!r}"
             assert lines() == [episode, episode], (
                 f"a subscription was refused in {episode} episodes, and the log has {lines()} lines for begin and end"
             )

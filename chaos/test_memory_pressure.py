@@ -39,6 +39,7 @@ SHEDDING = "[Memory] refusing work that is not essential"
 METRICS_MAX_AGE = 1.0  # seconds, of the statistics of memory
 ENTRY_BYTES = 400  # that the cache counts for an entry beside its body
 MEMORY_ALERT = 'alert="memory_high"'
+NONE_LEFT = "no memory is left"
 TOO_EARLY = "the guard acted before memory was short"
 
 
@@ -296,7 +297,8 @@ def test_failed_allocations_are_503_and_the_process_survives(resilience: Resilie
     pid = resilience.service.process.pid
     huge = b'{"name": "huge", "message": "' + b"x" * 900_000 + b'"}'
     big = {"name": "big", "message": "x" * LONGEST}
-    for headroom in (3, 2, 0):
+    shortages = (3, 2, 0)  # MB of headroom
+    for headroom in shortages:
         with resilience.service.memory_pressure(headroom_mb=headroom):
             # All at once, before the guard's next check; then one by one, while the guard acts.
             replies = concurrently([lambda: resilience.service.post("/api/campaigns", content=huge)] * 24)
@@ -313,6 +315,10 @@ def test_failed_allocations_are_503_and_the_process_survives(resilience: Resilie
             within=5.0,
         )
     assert resilience.service.process.pid == pid, "the process did not survive"
+    lines = re.findall(f"{NONE_LEFT} .*", resilience.service.log)
+    assert 1 <= len(lines) <= len(shortages), (
+        f"in {len(shortages)} shortages requests found no memory, and the log has {len(lines)} lines, not one for each episode"
+    )
 
 
 def test_the_guard_obeys_the_memory_limit_of_its_cgroup(resilience: Resilience) -> None:

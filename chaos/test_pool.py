@@ -35,6 +35,7 @@ from workload import (
 
 ALERT = "ALERT: CRITICAL - database_pool_exhausted"
 RAISED = 'service_alerts_raised_total{alert="database_pool_exhausted"}'
+SIZE = "service_db_pool_size"
 AVERAGE = "service_db_pool_average_ratio"
 RESOLVED = "RESOLVED: database_pool_exhausted"
 VALUE = re.compile(r"Database connection pool usage has exceeded 90%\. Current value: (\d+\.\d\d), Threshold: 90")
@@ -197,9 +198,13 @@ def test_idle_connections_are_closed_and_reopened_when_needed(resilience: Resili
         concurrently(post * healthy.POOL_MAX)
     opened = len(service_sessions(resilience))
     assert opened > healthy.POOL_MAX // 2, f"only {opened} connections for {healthy.POOL_MAX} concurrent requests"
+    size = metric(resilience.service, SIZE)
+    assert size == opened, f"{opened} connections of the pool are open, and the metrics report {size:g}"
     within = healthy.POOL_IDLE_TIMEOUT + 2 * healthy.SLACK
     message = f"connections idle for longer than DB_POOL_IDLE_TIMEOUT={healthy.POOL_IDLE_TIMEOUT:g} are not closed"
     eventually_or_fail(lambda: not service_sessions(resilience), within=within, message=message)
+    size = metric(resilience.service, SIZE)
+    assert size == 0, f"no connection of the pool is open, and the metrics report {size:g}"
     assert_full_capacity(resilience)
 
 

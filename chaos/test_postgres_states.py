@@ -122,6 +122,11 @@ def test_missing_privileges_are_a_503_whose_cause_is_logged_once(resilience: Res
                 assert_cause_logged_once(lambda begin=begin: instance.log[begin:], cause, lack)
             sql(resilience, "grant update on campaigns to clerk")
             assert_recovers(instance.client, "rights")
+            lines = instance.log.count(UNUSABLE)
+            sql(resilience, "revoke update on campaigns from clerk")
+            message = "Postgres lacks the same right a second time, and no line of the log reports it"
+            within = healthy.READINESS_MAX_AGE + healthy.SLACK
+            eventually_or_fail(lambda: instance.log.count(UNUSABLE) == lines + 1, within=within, message=message)
 
 
 def test_without_rights_on_contacts_the_service_is_ready_and_imports_jobs_and_cadences_wait(

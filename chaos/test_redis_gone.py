@@ -28,6 +28,7 @@ from workload import (
     wait_until_redis_serves,
 )
 
+REASONS = {"refusing": "Error", "hanging": "no answer"}  # in the log, a part of each
 OUTAGES_TOTAL = "service_redis_outages_total"
 STATS = "[Memory Stats]"  # a line each MEMORY_STATS_INTERVAL
 
@@ -77,6 +78,8 @@ def test_reads_survive_two_outages_of_redis_in_a_row(resilience: Resilience, kin
         assert_one_log_line_per_change(resilience, outages=number)
         counted = metric(resilience.service, OUTAGES_TOTAL)
         logged = resilience.service.log.count(FELL_BACK) - uncounted
+        for reason in re.findall(f"{FELL_BACK} (.*)", resilience.service.log)[-number:]:
+            assert REASONS[kind] in reason, f"Redis was {kind}, and the log names the reason {reason!r}"
         assert counted == logged, f"the log reports {logged:g} outages of Redis, and the metrics count {counted:g}"
 
 

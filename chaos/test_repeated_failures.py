@@ -40,6 +40,12 @@ from workload import (
 
 OLDER_BOOT = "service:00000000-0000-0000-0000-000000000000"
 OPEN_TRANSACTION = ("begin", "lock table campaigns in row exclusive mode")
+# Each episode of a lack of memory has these lines.
+EPISODE_LINES = (
+    "[Memory] refusing work that is not essential:",
+    "[Memory] RESOLVED: work is served again:",
+    "[Memory] RESOLVED: usage is back to normal:",
+)
 LONGEST = 0.5  # seconds of the longest transaction of an instance: its DB_COMMAND_TIMEOUT
 HANDSHAKES = 4.0  # seconds for eight TLS handshakes through the slow terminator on a busy machine
 MIB = 2**20
@@ -161,6 +167,9 @@ def test_a_second_memory_shortage_is_logged_sheds_load_and_restores_the_reserve_
                 message=f"memory is no longer short, and after episode {number} the reserve is not held again",
             )
             instance.wait_for_statistics(5)  # ends the episode
+            for line in EPISODE_LINES:
+                count = instance.log.count(line)
+                assert count == number, f"after {number} episodes the log has {line!r} {count} times"
             recovers(lambda: instance.client.get("/readyz").status_code == 200, within=5.0)
 
 
@@ -227,6 +236,10 @@ def test_every_outage_of_postgres_is_logged_once_and_ends_when_postgres_is_back(
         assert failures >= number, f"{number} outages of Postgres, and the log has {failures}"
         alternating = all(one != other for one, other in itertools.pairwise(lines))
         assert alternating, f"one line for each change of state, alternating, not {lines}"
+    reasons = re.findall(r"Postgres connection failed: (.*)", resilience.service.log)
+    assert all("Error" in reason for reason in reasons), (
+        f"the log names {reasons} as the reasons of outages of Postgres"
+    )
 
 
 @contextmanager

@@ -187,4 +187,15 @@ PLANTS = (
         tests="test_cache.py::test_a_copy_is_kept_for_the_longer_of_its_two_lifetimes",
         message="CACHE_TTL is 60, and",
     ),
+    plant(
+        "metrics-stale-reads-are-hits",
+        "They came from memory.",
+        (
+            "cache/cache.py",
+            "self.reads[result.source, result.state] += 1",
+            'self.reads[result.source, "miss" if result.source == "postgres" else "hit"] += 1',
+        ),
+        tests=STALE,
+        message="of memory, and the metrics report",
+    ),
 )

@@ -262,4 +262,11 @@ PLANTS = (
         tests=NO_QUEUE,
         message="the queue takes no jobs a second time, and no line of the log reports that",
     ),
+    plant(
+        "cadence-refusal-without-a-reason",
+        "The queue knows why.",
+        ("jobs/scheduler.py", 'so due steps wait: %s", error)', 'so due steps wait: %s", "see the queue")'),
+        tests=NO_QUEUE,
+        message="the queue takes no jobs, and the log names the reasons",
+    ),
 )

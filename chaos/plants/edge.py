@@ -532,4 +532,15 @@ PLANTS = (
         tests=ROOM,
         message="all connections are in use a second time",
     ),
+    plant(
+        "refused-connections-not-counted",
+        "No route has seen them.",
+        (
+            "http/connections.py",
+            '            self._connection.tracker.requests.add(scope["method"], None, refusal.status_code, 0.0)\n',
+            "            pass\n",
+        ),
+        tests=ROOM,
+        message="one GET got a 503 for lack of connections, and the metrics do not count it",
+    ),
 )

@@ -538,4 +538,15 @@ PLANTS = (
         tests=UNWRITABLE,
         message="a send is not accepted: 503",
     ),
+    plant(
+        "jobs-journal-fails-without-a-reason",
+        "The disk is full, what else.",
+        (
+            "jobs/journal.py",
+            'cannot be used: %s", self._directory, failure)',
+            'cannot be used: %s", "JOURNAL_DIR", "no room")',
+        ),
+        tests=UNWRITABLE,
+        message="a file is in place of the journal, and the log has no line with",
+    ),
 )

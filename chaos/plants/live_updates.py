@@ -257,4 +257,11 @@ PLANTS = (
         tests=SUBSCRIPTION,
         message="Redis refuses a subscription (episode 2)",
     ),
+    plant(
+        "subscription-refused-without-a-reason",
+        "Redis knows why.",
+        ("cache/channel.py", 'not received: %s", type(error).__name__)', 'not received: %s", "refused")'),
+        tests=SUBSCRIPTION,
+        message="Redis refuses a subscription, and the log names the reason ' refused'",
+    ),
 )

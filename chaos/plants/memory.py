@@ -289,4 +289,26 @@ PLANTS = (
         tests=REFUSES,
         message="work is served again, and the metrics report that it is refused",
     ),
+    plant(
+        "no-memory-in-silence",
+        "The guard logs it.",
+        (
+            "shortages.py",
+            "        if resource not in self._failed_at:\n",
+            '        if resource not in self._failed_at and resource != "memory":\n',
+        ),
+        tests=NO_MEMORY,
+        message="requests found no memory, and the log has 0 lines",
+    ),
+    plant(
+        "no-memory-line-per-request",
+        "Each request that fails has a reason.",
+        (
+            "shortages.py",
+            "        if resource not in self._failed_at:\n",
+            '        if resource not in self._failed_at or resource == "memory":\n',
+        ),
+        tests=NO_MEMORY,
+        message="not one for each episode",
+    ),
 )

@@ -654,4 +654,26 @@ PLANTS = (
         tests=THRESHOLD,
         message="the pool is idle again, and the metrics report an average of",
     ),
+    plant(
+        "metrics-pool-size-is-its-maximum",
+        "The size of the pool is DB_POOL_MAX.",
+        ("metrics.py", "_one(lambda s: s.database.size())", "_one(lambda s: s.database.usage.size)"),
+        tests=IDLE,
+        message="no connection of the pool is open, and the metrics report 20",
+    ),
+    plant(
+        "cause-logged-once-in-a-life",
+        "An operator knows by then.",
+        (
+            "postgres/monitor.py",
+            '                log.warning("Postgres is not as the service needs it: %s: %s", state, detail)',
+            (
+                "                if detail not in self._logged_at:\n"
+                '                    log.warning("Postgres is not as the service needs it: %s: %s", state, detail)\n'
+                "                self._logged_at[detail] = 0.0"
+            ),
+        ),
+        tests=FORBIDDEN,
+        message="Postgres lacks the same right a second time",
+    ),
 )

@@ -287,4 +287,11 @@ PLANTS = (
         tests=f"{TWICE}[refusing]",
         message="outages of Redis, and the metrics count 1",
     ),
+    plant(
+        "redis-down-without-a-reason",
+        "Redis is down, that is the reason.",
+        ("cache/redis_store.py", 'cache: %s", reason)', 'cache: %s", "it is down")'),
+        tests=f"{TWICE}[refusing]",
+        message="and the log names the reason 'it is down'",
+    ),
 )

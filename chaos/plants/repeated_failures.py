@@ -188,4 +188,40 @@ PLANTS = (
         tests=STOP,
         message="SIGTERM during outages",
     ),
+    plant(
+        "guard-refuses-in-silence-later",
+        "An operator knows by then.",
+        (
+            "monitor.py",
+            "        if self._refusal_logged:\n            memory_log.warning(",
+            (
+                "        if self._refusal_logged and self._guard.episodes > 1:\n            return\n"
+                "        if self._refusal_logged:\n            memory_log.warning("
+            ),
+        ),
+        tests=MEMORY,
+        message="refusing work that is not essential:' 1 times",
+    ),
+    plant(
+        "guard-resolved-once-in-a-life",
+        "An operator knows by then.",
+        (
+            "monitor.py",
+            "        if was_in_episode and not self._guard.in_episode:",
+            "        if was_in_episode and not self._guard.in_episode and self._guard.episodes == 1:",
+        ),
+        tests=MEMORY,
+        message="usage is back to normal:' 1 times",
+    ),
+    plant(
+        "postgres-down-without-a-reason",
+        "The reason is in /readyz.",
+        (
+            "postgres/monitor.py",
+            'log.warning("Postgres connection failed: %s", detail)',
+            'log.warning("Postgres connection failed: %s", state)',
+        ),
+        tests=POSTGRES,
+        message="as the reasons of outages of Postgres",
+    ),
 )
