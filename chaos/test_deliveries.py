@@ -309,6 +309,9 @@ def test_jobs_leave_the_last_connection_of_the_pool_to_requests(resilience: Resi
         eventually(lambda: [instance.client.get(job).json()["status"] for job in jobs].count("active") == 2, within=5.0)
         replies = [timed(lambda: instance.client.get("/api/campaigns?limit=1")) for _ in range(20)]
         assert {reply.status for reply in replies} == {200}, f"two jobs want to be sent, and a request gets {replies}"
+        rows, csv = "name,email,phone\nAda,1@example.com,7\n", {"Content-Type": "text/csv"}
+        status = instance.client.post("/api/contacts/import", content=rows, headers=csv).status_code
+        assert status == 200, f"two jobs want to be sent, and an import, which is a request too, gets {status}"
         waiting = open_transactions(resilience)
         assert waiting == 1, f"{waiting} of 2 connections wait for the gateway, not 1"
         gateway.release(answer=True)

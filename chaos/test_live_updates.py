@@ -13,7 +13,7 @@ import pytest
 import healthy
 from instances import another_instance, describe_service
 from live_clients import LiveClient, change, live_client, other_instance, raw_websocket
-from pytest_resilience import Resilience, Service, Stack, eventually
+from pytest_resilience import NeverHappened, Resilience, Service, Stack, eventually
 from workload import (
     create,
     eventually_or_fail,
@@ -240,6 +240,10 @@ def test_200_packets_wait_for_a_client_and_not_one_more(resilience: Resilience) 
         received = resilience.service.get(late).text.count("campaign:progress")
         assert received == 0, f"{count} packets waited for a client, {MOST_WAITING} may, and it gets {received}"
         assert resilience.service.get(patient).text.count("campaign:progress") == 1
+        with suppress(NeverHappened):  # no instance listens
+            other.publish(change(3))
+        message = "one client was disconnected, and another one gets no more events of other instances"
+        eventually_or_fail(lambda: reader.progress(3), within=2.0, message=message)
 
 
 def test_clients_of_live_updates_do_not_take_the_connections_of_requests(resilience: Resilience) -> None:

@@ -12,6 +12,7 @@ import pytest
 import healthy
 from instances import Instance, another_instance
 from pytest_resilience import Resilience, eventually
+from verbs import VERBS, assert_all_succeed, send_every_verb, uncached_campaigns
 from workload import NAME, TimedReply, eventually_or_fail, postgres_session, sessions_waiting_for_lock, timed
 
 GRACE = 4.0  # seconds: SHUTDOWN_GRACE here
@@ -57,6 +58,7 @@ def test_an_idle_service_reports_draining_before_it_refuses_connections(resilien
     ):
         patient.process.signal(signal.SIGTERM)
         path = instance.client.post("/api/campaigns", json={"name": NAME, "message": "m"}).headers["Location"]
+        campaigns = uncached_campaigns(resilience, len(VERBS) + 1)
         sigterm = time.monotonic()
         instance.process.signal(signal.SIGTERM)
         read: TimedReply | None = None
@@ -72,6 +74,8 @@ def test_an_idle_service_reports_draining_before_it_refuses_connections(resilien
             )
             if is_draining(ready) and read is None:
                 read = probe(instance, path)
+                if read.status == 200:
+                    assert_all_served(instance, campaigns)
                 metrics = probe(instance, "/metrics")
                 assert metrics.reply is None or "\nservice_draining 1.0\n" in metrics.reply.text, (
                     "the service drains, and the metrics do not report that"
@@ -89,6 +93,19 @@ def test_an_idle_service_reports_draining_before_it_refuses_connections(resilien
         within = LONGEST_NOTICE + CLOSING + healthy.SLACK
         message = f"SHUTDOWN_GRACE is 60, and an idle service takes more than {within:g} s to end"
         eventually_or_fail(patient.has_exited, within=within, message=message)
+
+
+def assert_all_served(instance: Instance, campaigns: list[int]) -> None:
+    """Assert that requests of all kinds are served while a service drains."""
+    *changed, sent = campaigns
+    assert_all_succeed(send_every_verb(instance.client, changed), during="the service drains", within=GRACE)
+    rows, csv = "name,email,phone\nAda,ada@example.com,7\n", {"Content-Type": "text/csv"}
+    statuses = [
+        instance.client.post("/api/contacts/import", content=rows, headers=csv).status_code,
+        instance.client.put(f"/api/campaigns/{sent}/cadence", json={"every_seconds": 3600, "repeat": 1}).status_code,
+        instance.client.post(f"/api/campaigns/{sent}/send").status_code,
+    ]
+    assert statuses == [200, 200, 202], f"the service drains, and an import, a cadence and a send get {statuses}"
 
 
 def drain_with_requests_in_flight(

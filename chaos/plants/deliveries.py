@@ -389,4 +389,11 @@ PLANTS = (
         tests=SENT_BEFORE,
         message="a campaign is sent by hand after a step of its cadence, and it is sent",
     ),
+    plant(
+        "imports-are-background-work",
+        "An import can wait for the requests.",
+        ("app.py", "ContactRoutes(Contacts(database)", "ContactRoutes(Contacts(database.for_workers)"),
+        tests=LAST,
+        message="an import, which is a request too, gets 503",
+    ),
 )

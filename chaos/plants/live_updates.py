@@ -264,4 +264,15 @@ PLANTS = (
         tests=SUBSCRIPTION,
         message="Redis refuses a subscription, and the log names the reason ' refused'",
     ),
+    plant(
+        "live-updates-end-with-the-first-client",
+        "A client that leaves needs no more events.",
+        (
+            "http/live_updates.py",
+            "        if all(socket.closing for socket in sockets.values()):\n            self._feed.unfollow()",
+            "        self._feed.unfollow()",
+        ),
+        tests=WAITING,
+        message="one client was disconnected, and another one gets no more events of other instances",
+    ),
 )

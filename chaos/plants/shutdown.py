@@ -100,4 +100,32 @@ PLANTS = (
         tests=BUSY,
         message="a request that took 24 s was given up, with 30 s of grace",
     ),
+    plant(
+        "stop-refuses-imports",
+        "An import takes long, and the process ends.",
+        (
+            "http/load_shedding.py",
+            "        started = False\n",
+            (
+                '        if self._lifecycle.draining and scope["path"] == "/api/contacts/import":\n'
+                '            await short_of("memory")(scope, receive, send)\n            return\n        started = False\n'
+            ),
+        ),
+        tests=IDLE,
+        message="the service drains, and an import, a cadence and a send get [503, 200, 202]",
+    ),
+    plant(
+        "stop-refuses-writes",
+        "Reads are harmless.",
+        (
+            "http/load_shedding.py",
+            "        started = False\n",
+            (
+                '        if self._lifecycle.draining and scope.get("method") in ("POST", "PUT", "DELETE"):\n'
+                '            await short_of("memory")(scope, receive, send)\n            return\n        started = False\n'
+            ),
+        ),
+        tests=IDLE,
+        message="the service drains: ",
+    ),
 )
