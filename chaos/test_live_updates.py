@@ -179,6 +179,11 @@ def test_a_client_that_reconnects_gets_the_present_state(resilience: Resilience)
         for wrong in (number + 1000, 0, "1", None):
             answer = client.state(wrong)
             assert list(answer) == ["error"], f"a request for the state of campaign {wrong!r} is answered with {answer}"
+        partial = create(resilience)["id"]
+        insert = "insert into deliveries (campaign_id, contact_id, step) values ($1, 1, 0), ($1, 2, 0), ($1, 1, 1)"
+        sql(resilience, insert, partial)
+        state = client.state(partial)["sent"]
+        assert state == 1, f"two contacts have the first step and one has the second, and the state has {state} sent"
         unknown = create(resilience)["id"]
         with resilience.postgres.refuse():
             wait_until_unready(resilience.service)

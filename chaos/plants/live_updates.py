@@ -275,4 +275,11 @@ PLANTS = (
         tests=WAITING,
         message="one client was disconnected, and another one gets no more events of other instances",
     ),
+    plant(
+        "live-state-of-the-first-step",
+        "A campaign is sent once.",
+        ("postgres/deliveries.py", "SELECT max(step) FROM deliveries", "SELECT min(step) FROM deliveries"),
+        tests=RECONNECT,
+        message="two contacts have the first step and one has the second, and the state has 2 sent",
+    ),
 )

@@ -98,7 +98,7 @@ PLANTS = (
         "A quarter is for closing, whatever the grace is.",
         ("__main__.py", "min(MAX_CLOSE_SECONDS, self._grace / 4)", "self._grace / 4"),
         tests=BUSY,
-        message="a request that took 24 s was given up, with 30 s of grace",
+        message="an import that took 24 s was given up, with 30 s of grace",
     ),
     plant(
         "stop-refuses-imports",
@@ -112,7 +112,7 @@ PLANTS = (
             ),
         ),
         tests=IDLE,
-        message="the service drains, and an import, a cadence and a send get [503, 200, 202]",
+        message="are not served: {'an import': 503",
     ),
     plant(
         "stop-refuses-writes",
@@ -126,6 +126,6 @@ PLANTS = (
             ),
         ),
         tests=IDLE,
-        message="the service drains: ",
+        message="are not served: {'POST': 503",
     ),
 )
