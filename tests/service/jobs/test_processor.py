@@ -109,13 +109,14 @@ def test_a_report_of_progress_that_fails_or_hangs_neither_fails_nor_delays_a_bat
     run(resilience, scene, contacts=30, send_batch=1)
 
 
-def test_a_step_of_a_cadence_sends_a_sent_campaign_again(resilience):
+@pytest.mark.parametrize("step", [0, 1])  # by hand after a cadence, and a step of a cadence
+def test_a_step_that_is_not_delivered_sends_a_sent_campaign_again(resilience, step):
     async def scene(stage):
         await stage.process()
         assert len(stage.gateway.recipients) == 25
         assert (await stage.campaign()).version == 3  # sent, sending, sent
 
-    run(resilience, scene, status="sent", step=1)
+    run(resilience, scene, status="sent", step=step)
 
 
 def test_a_change_of_status_by_a_client_is_not_overwritten(resilience):
