@@ -124,15 +124,15 @@ class JobQueue:
                 if logged_outages != self.redis.outages:
                     logged_outages = self.redis.outages
                     log.info("Redis connected successfully for BullMQ")
-                await self._serve_while_up()
+                await self._serve_until_outage()
             await self.bull.disconnect()
             if self.redis.up:  # the prober of the cache has not noticed the outage yet
                 await asyncio.sleep(random.uniform(0.1, 0.5))
 
-    async def _serve_while_up(self) -> None:
-        """Empty the journal and count the jobs until Redis is down."""
-        checks = 0
-        while self.redis.up:
+    async def _serve_until_outage(self) -> None:
+        """Empty the journal and count the jobs until Redis is down, or was between two checks."""
+        checks, outages = 0, self.redis.outages
+        while self.redis.up and self.redis.outages == outages:
             if checks % ADOPTION_CHECKS == 0:
                 await self.journal.adopt()
             checks += 1
@@ -150,6 +150,6 @@ class JobQueue:
             log.info("%d jobs of the journal were handed back to the queue", total)
 
     async def _sleep(self, seconds: float) -> None:
-        """Sleep until a job is in the journal or Redis is down, for at most `seconds`."""
+        """Sleep until a job is in the journal, for at most `seconds`."""
         await ends_within(seconds, self._wake.wait())
         self._wake.clear()
