@@ -54,7 +54,10 @@ def checked_fault(label: object, settings: Mapping[str, Any]) -> Fault | None:
     kind = FAULTS[name]
     _check_settings(label, kind, settings)
     try:
-        return kind(**settings)
+        fault = kind(**settings)
+        if target in TARGET_KINDS:
+            fault.check_kind(target)
+        return fault
     except (TypeError, SetupError) as error:
         raise ScheduleError(f"settings: {label}: {error}") from None
 

@@ -336,6 +336,13 @@ class Fault(ABC):
         """Return what the target must have for the fault to heal, and for its receipt."""
         return ()
 
+    def check_kind(self, kind: str) -> None:  # noqa: B027  # most settings fit every kind
+        """Check that the settings fit a kind of target.
+
+        Raises:
+            SetupError: a setting does not.
+        """
+
     def takes(self) -> Mapping[Need, str]:
         """Return what the target lacks while the fault lasts, each with a sentence about {target}."""
         return {}

@@ -13,6 +13,8 @@ from typing import Any, ClassVar, Protocol
 from ..errors import CannotInject, SetupError
 from ..proxy_client.counters import ProxyCounters, RuleCount
 from ..proxy_client.handle import ProxyHandle
+from ..wire.api_error import ApiError
+from ..wire.statement_rule import StatementRule, check_rule
 from ..wording import counted, did_you_mean
 from .armed import Armed, Event
 from .fault import Fault, Need, Receipt, Strike, at_least
@@ -100,6 +102,8 @@ class On(NetworkFault):
             _check_count(name, getattr(self, name), least=1)
         for name in ("after", "rows", "bytes"):
             _check_count(name, getattr(self, name), least=0)
+        for name in ("matching", "key", "application_name", "client_name", "message"):
+            _check_text(name, getattr(self, name))
         if self.act != WATCH:
             self._check_act()
 
@@ -129,7 +133,7 @@ class On(NetworkFault):
             kind: "postgres" or "redis".
 
         Raises:
-            SetupError: a setting is for the other kind of server.
+            SetupError: a setting is for the other kind of server, or does not fit this one.
         """
         for name in _FOREIGN[kind]:
             if getattr(self, name) is not None:
@@ -155,7 +159,15 @@ class On(NetworkFault):
             *_COUNTS,
         )
         found |= {name: getattr(self, name) for name in names}
-        return {name: value for name, value in found.items() if value is not None and value is not False}
+        given = {name: value for name, value in found.items() if value is not None and value is not False}
+        try:
+            check_rule(StatementRule(**given), kind)
+        except ApiError as error:
+            raise SetupError(error.reason) from None
+        return given
+
+    def check_kind(self, kind: str) -> None:
+        self.attributes(kind)
 
     def label(self, target: Any) -> str:
         """Return target and fault as the code that strikes it, such as "postgres.on('update', nth=2).error('40001')"."""
@@ -283,6 +295,8 @@ class After(NetworkFault):
         if self.n is None:
             raise SetupError("n must be an integer of at least 1, got None")
         _check_count("n", self.n, least=1)
+        _check_text("matching", self.matching)
+        _check_text("key", self.key)
         self.inner()
 
     def inner(self) -> Fault:
@@ -342,6 +356,9 @@ class _Shorthand(NetworkFault):
         """Return the rule."""
         raise NotImplementedError
 
+    def check_kind(self, kind: str) -> None:
+        self.rule().check_kind(kind)
+
     def strike(self, target: HasStatements) -> Strike:
         return _strike_rule(self, self.rule(), target)
 
@@ -377,6 +394,7 @@ class _FailedWrite(_Shorthand):
 
     def __post_init__(self) -> None:
         _check_count("nth", self.nth, least=1)
+        _check_text("matching", self.matching)
 
     def rule(self) -> On:
         return On(WRITES, "error", matching=self.matching, nth=self.nth, code=self.code, message=self.message)
@@ -449,6 +467,11 @@ def _check_count(name: str, value: object, *, least: int) -> None:
         return
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise SetupError(f"{name} must be an integer of at least {least}, got {value!r}")
+
+
+def _check_text(name: str, value: object) -> None:
+    if value is not None and not isinstance(value, str):
+        raise SetupError(f"{name} must be text, got {value!r}")
 
 
 def _arguments(positional: Iterable[object], named: Mapping[str, object]) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
-from ..errors import ScheduleError
+from ..errors import ScheduleError, SetupError
 from ..faults import FAULTS
 from ..faults.fault import Strike
 from ..faults.statements import WATCH, InstalledRule, On
@@ -141,7 +141,7 @@ def check_targets(schedule: Schedule, kinds: dict[str, str]) -> None:
         kinds: "postgres", "redis", "tcp" or "service" by the names of the targets.
 
     Raises:
-        ScheduleError: a step does not; the message has the path to its field.
+        ScheduleError: a step does not, or its settings do not fit; the message has the path to its field.
     """
     for path, step in _steps(schedule):
         if step.fault == CANCEL:
@@ -156,6 +156,10 @@ def check_targets(schedule: Schedule, kinds: dict[str, str]) -> None:
             raise ScheduleError(
                 f"{path}.fault: {step.target} is a {kind}, and {name} strikes {', '.join(FAULTS[name].targets)}"
             )
+        try:
+            step.to_fault().check_kind(kind)
+        except SetupError as error:
+            raise ScheduleError(f"{path}.settings: {step.fault}: {error}") from None
 
 
 def _check_trigger(path: str, step: Step, kinds: dict[str, str]) -> None:

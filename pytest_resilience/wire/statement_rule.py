@@ -165,7 +165,7 @@ def read_rule(value: Any, protocol: str, onto: Mapping[str, Any] | None = None) 
         if not values.get(name):
             raise bad_body(f"{name}: missing")
     rule = StatementRule(**values)
-    _check(rule, protocol)
+    check_rule(rule, protocol)
     return rule
 
 
@@ -185,7 +185,12 @@ def _read_attribute(name: str, value: Any) -> Any:
     return number
 
 
-def _check(rule: StatementRule, protocol: str) -> None:
+def check_rule(rule: StatementRule, protocol: str) -> None:
+    """Check that the settings of a rule fit each other and the protocol.
+
+    Raises:
+        ApiError: 400 that names the attribute.
+    """
     given = rule.as_json()
     _check_verb(rule.verb, protocol)
     for name, choices in (("act", ACTS), ("close", CLOSES)):

@@ -236,6 +236,14 @@ def test_a_text_that_is_no_json_is_an_error(text, message):
         (lambda: Step("redis.refuse", at=end()), "at: must be one of operations"),
         (lambda: Step("redis.refuse", 3), "settings: must be a mapping, got 3"),
         (lambda: Step("client.cancel").to_fault(), "fault: client.cancel cancels operations"),
+        (
+            lambda: Step("postgres.on", {"verb": "commit", "act": "error", "code": "xx"}),
+            "settings: postgres.on: code must be the SQLSTATE of an error",
+        ),
+        (
+            lambda: Step("redis.on", {"verb": "get", "act": "hang", "matching": "a"}),
+            "settings: redis.on: matching is a setting for postgres, not for redis",
+        ),
         (lambda: after_heal(operations=1, seconds=1), "after_heal: takes operations or seconds, not both"),
         (lambda: Trigger("later", 1), "no trigger 'later'; there are: operations"),
         (lambda: Trigger("end", 1), "end: takes no number, got 1"),

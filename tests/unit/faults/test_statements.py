@@ -47,6 +47,11 @@ POSTGRES = SimpleNamespace(name="postgres")
         ({"act": "cut_answer", "rows": 1, "bytes": 1}, "needs either rows"),
         ({"close": "fin"}, "close must be one of reset, silence, got 'fin'"),
         ({"act": "hang", "close": "silence"}, "close belongs to"),
+        ({"matching": 3}, "matching must be text, got 3"),
+        ({"key": b"a"}, "key must be text, got b'a'"),
+        ({"application_name": 3}, "application_name must be text, got 3"),
+        ({"client_name": ["a"]}, r"client_name must be text, got \['a'\]"),
+        ({"act": "error", "code": "40001", "message": 3}, "message must be text, got 3"),
     ],
 )
 def test_a_wrong_setting_is_refused(settings: dict[str, Any], message: str) -> None:
@@ -124,6 +129,29 @@ def test_the_proxy_gets_the_attributes_of_a_rule(
 def test_a_setting_for_the_other_kind_of_server_is_refused(settings: dict[str, Any], kind: str) -> None:
     with pytest.raises(SetupError, match=f"{next(iter(settings))} is a setting for .*, not for {kind}"):
         On("get", "hang", **settings).attributes(kind)
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind", "message"),
+    [
+        (On("commit", "error", code="4001"), "postgres", "code must be the SQLSTATE of an error, .*, not '4001'"),
+        (On("commit", "error", code="LOADING"), "postgres", "code must be the SQLSTATE of an error, .*, not 'LOADING'"),
+        (On("get", "error", code="a\r\nb"), "redis", "code must be one line, such as LOADING"),
+        (On("config get", "reset"), "postgres", "verb must be one word in lower case"),
+        (On("*", "reset", matching="re:("), "postgres", r"matching: 're:\(' is no regular expression: missing \)"),
+        (SerializationFailure(matching="re:("), "postgres", "matching: .* is no regular expression"),
+        (On("get", "hang", matching="a"), "redis", "matching is a setting for postgres, not for redis"),
+    ],
+)
+def test_a_setting_that_the_proxy_would_refuse_is_named_before_the_strike(fault: Any, kind: str, message: str) -> None:
+    with pytest.raises(SetupError, match=f"^{message}"):
+        fault.check_kind(kind)
+
+
+@pytest.mark.parametrize("make", [Deadlock, lambda matching: After("commit", fault="refuse", matching=matching)])
+def test_shorthands_and_events_refuse_a_matching_that_is_no_text(make: Any) -> None:
+    with pytest.raises(SetupError, match="matching must be text, got 3"):
+        make(matching=3)
 
 
 @pytest.mark.parametrize(
