@@ -308,9 +308,11 @@ def _vacuous(item: pytest.Item, fixture: Resilience) -> list[tuple[str, str]]:
 
 
 def _never_hit(item: pytest.Item, fixture: Resilience) -> list[tuple[str, str]]:
-    """Return (fault, receipt) of the faults that make the examples of a generated test, or of a state machine, vacuous."""
-    if not (is_generated(item) or fixture.properties) or options.options_of(item.config).replay is not None:
+    """Return (fault, receipt) of the faults that make a play, the examples of a generated test, or a state machine vacuous."""
+    if options.options_of(item.config).replay is not None:
         return []  # the exit code of a replay is 1 for a failure only
+    if not (is_generated(item) or fixture.properties):
+        return fixture.never_struck
     from .generated.vacuity import never_hit
 
     return never_hit(fixture.tally)
@@ -406,7 +408,8 @@ def _mark_outcome(item: pytest.Item, report: pytest.TestReport, fixture: Resilie
     """
     failed = item.stash.setdefault(FAILED_ATTEMPT_NUMBERS, set())
     passed = item.stash[PASSED] = report.passed and item.stash.get(ATTEMPTS, 1) not in failed
-    if passed and _vacuous(item, fixture) and any(n in (STRIKE, STRIKES) for n, _ in item.user_properties):
+    has_strikes = any(n in (STRIKE, STRIKES) for n, _ in item.user_properties)
+    if passed and (has_strikes or fixture.never_struck) and _vacuous(item, fixture):
         found = [VACUOUS, *(never_hit_property(*each) for each in _never_hit(item, fixture))]
         item.user_properties += found
         report.user_properties += found

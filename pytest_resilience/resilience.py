@@ -18,6 +18,7 @@ from .history_file import HistoryFile
 from .leaks.check import TIMEOUT, LeakCheck
 from .leaks.compare import Leak, check_names
 from .leaks.event_loops import is_running
+from .operation import FaultMark, SkipMark
 from .processes import ManagedProcess
 from .stack import Stack
 from .targets.foreign_process import ForeignProcess
@@ -724,6 +725,14 @@ class Resilience:
     def vacuous(self) -> list[Strike]:
         """The healed strikes that affected nothing."""
         return [strike for strike in self._registry.strikes if strike.vacuous]
+
+    @property
+    def never_struck(self) -> list[tuple[str, str]]:
+        """The steps of a play that did not strike, with reasons, if nothing has struck in the test."""
+        if self._registry.strikes or any(isinstance(mark, FaultMark) for mark in self.history.marks):
+            return []
+        skips = [mark for mark in self.history.marks if isinstance(mark, SkipMark) and mark.action == "strike"]
+        return [(skip.label, f"did not strike: {skip.reason}") for skip in skips]
 
     def logs(self) -> dict[str, str]:
         """Return the logs of each service and of each server since the test began."""

@@ -72,6 +72,58 @@ def test_vacuous_is_an_error_under_strict(project: pytest.Pytester) -> None:
     result.stdout.fnmatch_lines(["*VACUOUS: redis.latency(seconds=0.01) affected no bytes*", "*bypasses the proxy*"])
 
 
+PLAYS = """
+import pytest, redis.asyncio, socket
+from pytest_resilience.schedule import Episode, Schedule, Step, operations, statement
+from pytest_resilience.workloads import RedisRegisters
+
+def play(resilience, *steps):
+    return resilience.play(Schedule([Episode(steps, operations=6)]), RedisRegisters(redis.asyncio.Redis.from_url))
+
+def test_too_late(resilience):
+    play(resilience, Step("redis.refuse", at=operations(100)))
+
+def test_no_such_table(resilience):
+    play(resilience, Step("postgres.hold_locks", {"tables": "nosuch"}))
+
+def test_one_of_two(resilience):
+    play(resilience, Step("redis.latency", {"seconds": 0.01}), Step("redis.refuse", at=statement("gett")))
+
+def test_code_strikes_too(resilience):
+    play(resilience, Step("redis.refuse", at=operations(100)))
+    with resilience.redis.refuse(), pytest.raises(OSError):
+        socket.create_connection((resilience.redis.host, resilience.redis.port))
+
+def test_without_steps(resilience):
+    play(resilience)
+"""
+
+
+def test_a_play_in_which_no_step_strikes_is_vacuous(project: pytest.Pytester) -> None:
+    project.makepyfile(PLAYS)
+    result = project.runpytest_subprocess("-v", "-p", "no:randomly", "--junitxml=junit.xml")
+    assert result.ret == 0
+    result.assert_outcomes(passed=3)
+    result.stdout.fnmatch_lines(
+        [
+            "*::test_too_late VACUOUS*",
+            "*::test_no_such_table VACUOUS*",
+            "VACUOUS *::test_too_late: redis.refuse did not strike: the work ended before operations(100)",
+            "VACUOUS *::test_no_such_table: postgres.hold_locks did not strike: *no such table: nosuch*",
+        ]
+    )
+    cases = {case.get("name"): case for case in ET.parse(project.path / "junit.xml").iter("testcase")}
+    properties = [(p.get("name"), p.get("value")) for p in cases["test_too_late"].iter("property")]
+    assert ("resilience_outcome", "vacuous") in properties
+
+
+def test_a_play_in_which_no_step_strikes_is_an_error_under_strict(project: pytest.Pytester) -> None:
+    project.makepyfile(PLAYS)
+    result = project.runpytest_subprocess("--resilience-strict", "-k", "late or two")
+    result.assert_outcomes(passed=1, errors=1)
+    result.stdout.fnmatch_lines(["*VACUOUS: redis.refuse did not strike: the work ended before operations(100)*"])
+
+
 def test_one_summary_and_one_seed_over_xdist(project: pytest.Pytester) -> None:
     project.makepyfile(
         TESTS
