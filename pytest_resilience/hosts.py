@@ -1,4 +1,4 @@
-"""The names of hosts that tests may strike."""
+"""The names of hosts, and the hosts that tests may strike."""
 
 from __future__ import annotations
 
@@ -10,3 +10,8 @@ def normalized_host(host: object) -> str | None:
     text = host.strip().lower() if isinstance(host, str) else ""
     bare = text[1:-1] if text.startswith("[") and text.endswith("]") else text
     return None if not bare or any(each in bare for each in "/@*, ") or bare.count(":") == 1 else bare
+
+
+def joined(host: str, port: int) -> str:
+    """Return "host:port", with brackets around an IPv6 address."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

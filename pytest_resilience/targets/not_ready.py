@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
+from ..hosts import joined
+
 if TYPE_CHECKING:
     from .service_spec import Service
 
@@ -41,8 +43,8 @@ def listening_lines(
     host, port = requested
     places = listening(pids)
     if any(place.endswith(f":{port}") for place in places):
-        if not set(places) & {f"{host}:{port}", f"0.0.0.0:{port}", f"[::]:{port}"}:
-            return [seen, f"it listens on {' and '.join(places)}; the request went to {host}:{port}"]
+        if not set(places) & {joined(host, port), f"0.0.0.0:{port}", f"[::]:{port}"}:
+            return [seen, f"it listens on {' and '.join(places)}; the request went to {joined(host, port)}"]
         return [f"{seen}, although it listens on that port"]
     if places:
         return [seen, f"it listens on {' and '.join(places)}, not on {port}{_origin(spec, ports, port)}"]

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..clock import SYSTEM, Clock
+from ..hosts import joined
 from ..wire import http
 from .not_ready import answer_line, listening_lines
 from .placeholders import fill
@@ -55,7 +56,7 @@ class ServiceStart:
     @property
     def url(self) -> str:
         """The base URL with the first port."""
-        return f"http://{self.host}:{self.port}"
+        return f"http://{joined(self.host, self.port)}"
 
     @property
     def log(self) -> str:
@@ -310,7 +311,7 @@ def _takes_argument(function: Callable[..., Any]) -> bool:
 def _status(host: str, port: int, path: str, within: float) -> int:
     """Return the status of one GET. A full client would take CPU time from the service that starts."""
     with socket.create_connection((host, port), timeout=within) as sock:
-        sock.sendall(http.request("GET", path, f"{host}:{port}"))
+        sock.sendall(http.request("GET", path, joined(host, port)))
         status = http.parse_status(sock.recv(64))
         if status is not None:
             _read_to_end(sock)

@@ -14,6 +14,7 @@ from ..errors import ProcessEnded, ResilienceError, ServerNotReady, SetupError, 
 from ..faults.fault import Strike
 from ..faults.process import ProcessControl, Terminate
 from ..history import Exchange, struck
+from ..hosts import joined
 from ..processes import CannotStart, ManagedProcess, file_size
 from ..redaction import Private, remember_environment, scrubbed
 from .fault_method import fault_method
@@ -109,7 +110,7 @@ class RunningService:
     @property
     def url(self) -> str:
         """The base URL of the service."""
-        return f"http://{self.spec.host}:{self.port}"
+        return f"http://{joined(self.spec.host, self.port)}"
 
     @property
     def client(self) -> httpx.Client:

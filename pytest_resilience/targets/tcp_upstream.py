@@ -7,7 +7,7 @@ from typing import NamedTuple
 from urllib.parse import SplitResult, urlsplit
 
 from ..errors import SetupError
-from ..hosts import EXPECTED_HOST, normalized_host
+from ..hosts import EXPECTED_HOST, joined, normalized_host
 from ..proxy_client.client import is_loopback
 from ..redaction import redacted, remember_url
 
@@ -34,11 +34,11 @@ class TcpUpstream(NamedTuple):
     @property
     def address(self) -> str:
         """The address as "host:port", with brackets around an IPv6 address."""
-        return _joined(self.host, self.port)
+        return joined(self.host, self.port)
 
     def url(self, host: str, port: int) -> str:
         """Return the URL of the system at another address."""
-        return f"{self.scheme}://{self.userinfo}{_joined(host, port)}{self.rest}"
+        return f"{self.scheme}://{self.userinfo}{joined(host, port)}{self.rest}"
 
 
 def read_upstream(system: str, upstream: object, hosts: Collection[str]) -> TcpUpstream:
@@ -75,7 +75,7 @@ def upstream_of_service(system: str, host: str, port: int, hosts: Collection[str
     Raises:
         SetupError: the host is neither on loopback nor one of `hosts`.
     """
-    return read_upstream(system, _joined(host, port or 1), hosts)._replace(port=port)
+    return read_upstream(system, joined(host, port or 1), hosts)._replace(port=port)
 
 
 def read_hosts(hosts: Iterable[object]) -> frozenset[str]:
@@ -123,7 +123,3 @@ def _unreadable(system: str, shown: str) -> SetupError:
         f"{system}: the upstream must be host:port, such as '127.0.0.1:9000', or a URL with a port, such as "
         f"'http://127.0.0.1:9000/v1', got {shown}"
     )
-
-
-def _joined(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -158,6 +158,24 @@ def test_second(resilience): pass
 """
 
 
+def test_a_service_on_an_ipv6_address_is_requested_there(server: pytest.Pytester) -> None:
+    server.makepyfile(
+        """
+        from conftest import *
+
+        @pytest.fixture(scope="session")
+        def resilience_service():
+            return Service([sys.executable, "-m", "http.server", "--bind", "::1", "{port}"], host="::1")
+
+        def test_it(resilience):
+            service = resilience.service
+            assert service.url == f"http://[::1]:{service.port}"
+            assert service.get("/").status_code == 200
+        """
+    )
+    server.runpytest_inprocess("-q", "-n0").assert_outcomes(passed=1)
+
+
 def test_a_service_that_is_not_ready_is_described_once_and_then_fails_at_once(server: pytest.Pytester) -> None:
     modules = {
         f"test_{name}": NOT_READY_TEST.replace("{arguments}", arguments) for name, (arguments, _) in NOT_READY.items()
