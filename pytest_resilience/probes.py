@@ -89,7 +89,8 @@ class _Poll:
         self.error: Exception | None = None
         if not callable(question):
             raise SetupError(f"{self.verb}() takes a callable, such as a lambda; got the value {self.question!r}")
-        if not self.within > 0 or not self.every > 0:
+        given: tuple[Any, ...] = (self.within, self.every)
+        if not all(isinstance(each, int | float) and each > 0 for each in given):
             raise SetupError(
                 f"{self.verb}(): within and every are seconds above 0, got {self.within!r} and {self.every!r}"
             )

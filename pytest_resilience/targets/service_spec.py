@@ -85,6 +85,7 @@ class Service:
             _check_seconds("timeout", self.timeout)
         self._check_preload()
         _check_env(self.env)
+        _check_port_variable(self.port_variable)
         _check_restart(self.restart, self.restart_between_tests)
         _check_names("ports", self.ports, "http", least=1)
         _check_names("after", self.after, "web")
@@ -156,7 +157,7 @@ class Service:
 
 
 def _check_command(name: str, command: object) -> None:
-    if isinstance(command, str) or not command:
+    if isinstance(command, str) or not isinstance(command, Sequence) or not command:
         shown = redacted_command([command])[0] if isinstance(command, str) else command
         raise SetupError(f"Service({name}=...) is a list such as [sys.executable, '-m', 'shop'], got {shown!r}")
 
@@ -177,15 +178,31 @@ def _check_ready(ready: object) -> None:
         )
 
 
-def _check_seconds(name: str, value: float) -> None:
-    if not value > 0:
+def _check_seconds(name: str, value: object) -> None:
+    if not isinstance(value, int | float) or not value > 0:
         raise SetupError(f"Service({name}=...) is seconds above 0, got {value!r}")
 
 
 def _check_env(env: Mapping[str, Any]) -> None:
-    wrong = [name for name, value in env.items() if not isinstance(value, str)]
+    if not isinstance(env, Mapping):
+        raise SetupError(f"Service(env=...) is a mapping of names to texts, got a {type(env).__name__}")
+    items: Iterable[tuple[object, object]] = env.items()
+    wrong = [str(name) for name, value in items if not (isinstance(name, str) and isinstance(value, str))]
     if wrong:
         raise SetupError(f"Service(env=...) takes strings; these are not: {', '.join(wrong)}")
+    if impossible := [name or "''" for name, value in env.items() if not _is_variable(name) or "\0" in value]:
+        raise SetupError(
+            f"Service(env=...) takes names without = and NUL, and no value with NUL; these are wrong: {', '.join(impossible)}"
+        )
+
+
+def _is_variable(name: object) -> bool:
+    return isinstance(name, str) and name != "" and not {"=", "\0"} & set(name)
+
+
+def _check_port_variable(name: object) -> None:
+    if name is not None and not _is_variable(name):
+        raise SetupError(f"Service(port_variable=...) is the name of a variable or None, got {name!r}")
 
 
 def _check_restart(restart: object, between_tests: bool) -> None:

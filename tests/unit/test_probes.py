@@ -195,6 +195,8 @@ def test_an_async_question_that_hangs_does_not_outlast_the_probe() -> None:
         (lambda: eventually(True, within=1), "takes a callable"),  # type: ignore[call-overload]
         (lambda: eventually(lambda: True, within=0), "seconds above 0"),
         (lambda: eventually(lambda: True, within=1, every=-1), "seconds above 0"),
+        (lambda: eventually(lambda: True, within="5"), "seconds above 0, got '5' and 0.02"),  # type: ignore[call-overload]
+        (lambda: eventually(lambda: True, within=None), "seconds above 0, got None and 0.02"),  # type: ignore[call-overload]
         (lambda: eventually(lambda: asyncio.sleep(0), within=1), "pass a coroutine function"),
     ],
 )
