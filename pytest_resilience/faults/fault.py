@@ -455,11 +455,13 @@ def strike_at_once(fault: Fault, target: FaultTarget, number: int) -> Strike:
     return target.register(Strike(fault.label(target), fault, heal=lambda: None, read_receipt=lambda: receipt))
 
 
-def at_least(name: str, value: Any, least: float, unit: str) -> None:
+def at_least(name: str, value: Any, least: float, unit: str, *, whole: bool = False) -> None:
     """Check a setting.
 
     Raises:
-        SetupError: `value` is no number or below `least`.
+        SetupError: `value` is no number or below `least`, or no integer and has to be `whole`.
     """
     if not isinstance(value, int | float) or isinstance(value, bool) or not value >= least or value == float("inf"):
         raise SetupError(f"{name} must be at least {least:g} {unit}, got {value!r}")
+    if whole and not isinstance(value, int):
+        raise SetupError(f"{name} must be a whole number of {unit}, got {value!r}")

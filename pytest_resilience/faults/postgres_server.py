@@ -90,7 +90,7 @@ class Starve(PostgresFault):
         if (self.connections is None) == (self.lock is None):
             raise SetupError("starve() needs either connections=N (the number left) or lock='table', and not both")
         if self.connections is not None:
-            at_least("connections", self.connections, 0, "connections that are left")
+            at_least("connections", self.connections, 0, "connections that are left", whole=True)
 
     def strike_needs(self) -> tuple[Need, ...]:
         return ("process", "answers", "session") if self.lock is not None else ("process", "answers")
@@ -122,7 +122,7 @@ class TakeConnections(PostgresFault):
     left: int = 0
 
     def __post_init__(self) -> None:
-        at_least("left", self.left, 0, "connections that are left")
+        at_least("left", self.left, 0, "connections that are left", whole=True)
 
     def takes(self) -> Mapping[Need, str]:
         return _taken_connections(self.left)

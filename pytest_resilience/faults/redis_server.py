@@ -280,7 +280,7 @@ class MaxClients(RedisFault):
         return {"connections": reason} if self.left else {"session": reason, "connections": reason}
 
     def __post_init__(self) -> None:
-        at_least("left", self.left, 0, "connections that are left")
+        at_least("left", self.left, 0, "connections that are left", whole=True)
 
     def inject(self, target: HasRedis) -> Callable[[], None]:
         client = target.admin.client

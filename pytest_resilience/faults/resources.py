@@ -116,7 +116,7 @@ class ExhaustDescriptors(ResourceFault):
     left: int = 0
 
     def __post_init__(self) -> None:
-        at_least("left", self.left, 0, "descriptors that are left")
+        at_least("left", self.left, 0, "descriptors that are left", whole=True)
 
     def strike(self, target: HasLimits) -> Strike:
         hold = target.limits.limit_descriptors(self.left)

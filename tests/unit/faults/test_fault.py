@@ -421,3 +421,17 @@ def test_an_undo_continues_with_the_step_that_failed() -> None:
     undo()
     undo()
     assert ran == ["third", "second", "second", "first"]
+
+
+@pytest.mark.parametrize(
+    ("fault", "setting"),
+    [
+        ("starve", "connections"),
+        ("take_connections", "left"),
+        ("max_clients", "left"),
+        ("exhaust_descriptors", "left"),
+    ],
+)
+def test_a_number_of_things_that_are_left_is_whole(fault: str, setting: str) -> None:
+    with pytest.raises(SetupError, match=rf"^{setting} must be a whole number of .* that are left, got 1\.5"):
+        FAULTS[fault](**{setting: 1.5})
