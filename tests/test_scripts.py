@@ -137,14 +137,14 @@ def test_arguments_reach_pytest_as_they_were_given(checkout):
 def test_chaos_is_strict(checkout):
     code, out, err = checkout.run("chaos")
     assert code == 0, err
-    assert arguments_of(out) == ["-n", "5", "--dist=worksteal", "chaos/", "--resilience-strict"]
+    assert arguments_of(out) == ["-n", "6", "--dist=worksteal", "chaos/", "--resilience-strict"]
 
 
 def test_a_path_takes_the_place_of_the_whole_suite(checkout):
     _, out, _ = checkout.run("chaos", "chaos/test_redis_gone.py::test_it", "-x")
     assert arguments_of(out) == [
         "-n",
-        "5",
+        "6",
         "--dist=worksteal",
         "--resilience-strict",
         "chaos/test_redis_gone.py::test_it",
