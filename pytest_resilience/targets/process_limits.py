@@ -52,7 +52,7 @@ class ProcessLimits:
         import psutil
 
         def limit_of(process: psutil.Process) -> int:
-            return procfs.rlimit_for(procfs.open_descriptors(process.pid), left)
+            return procfs.rlimit_for(procfs.settled_descriptors(process.pid), left)
 
         return self._lower(psutil.RLIMIT_NOFILE, limit_of, DescriptorLimitDetector())
 

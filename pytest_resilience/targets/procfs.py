@@ -9,6 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
+from ..clock import SYSTEM
+
+SETTLE_TIMEOUT = 0.25  # seconds
+SETTLE_INTERVAL = 0.001
+
 
 class AddressSpace(NamedTuple):
     """Bytes of a process's address space.
@@ -49,6 +54,39 @@ def open_descriptors(pid: int) -> set[int]:
     """Return the numbers of the open descriptors."""
     with _gone(pid):
         return {int(entry.name) for entry in Path(f"/proc/{pid}/fd").iterdir()}
+
+
+def settled_descriptors(pid: int) -> set[int]:
+    """Return the numbers of the descriptors that are open for longer than a moment.
+
+    A process that runs may have a file open that it closes a microsecond later, such as one of /proc. So the descriptors are read while
+    no thread runs. A process that does not rest within SETTLE_TIMEOUT has those that were open at every reading.
+    """
+    always: set[int] | None = None
+    deadline = SYSTEM.now() + SETTLE_TIMEOUT
+    while True:
+        rest = _rest(pid)
+        found = open_descriptors(pid)
+        if rest is not None and _rest(pid) == rest:
+            return found
+        always = found if always is None else always & found
+        if SYSTEM.now() > deadline:
+            return always
+        SYSTEM.sleep(SETTLE_INTERVAL)
+
+
+def _rest(pid: int) -> dict[int, list[str]] | None:
+    """Return the counts of context switches of each thread, which stay as they are until it runs again. None if one runs."""
+    counts = {}
+    for thread in threads(pid):
+        try:
+            lines = Path(f"/proc/{pid}/task/{thread}/status").read_text().splitlines()
+        except (FileNotFoundError, ProcessLookupError):  # it has ended
+            return None
+        if not any(line.startswith(("State:\tS", "State:\tT", "State:\tt")) for line in lines):
+            return None
+        counts[thread] = [line for line in lines if "ctxt_switches" in line]
+    return counts
 
 
 def rlimit_for(taken: set[int], left: int) -> int:
