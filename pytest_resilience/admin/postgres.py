@@ -128,8 +128,15 @@ class PostgresAdmin(AdminSession):
 
     def terminate_backends(self) -> int:
         """Terminate all sessions that don't belong to this package. Return their number."""
+        self._look_at_locks()
         query = f"select pg_terminate_backend(pid) from pg_stat_activity where {OTHER_SESSIONS}"  # noqa: S608  # built from constants
         return len(self.fetch(query))
+
+    def _look_at_locks(self) -> None:
+        """Record the sessions that wait for locks of strikes, before they end."""
+        for hold in self.holds:
+            if isinstance(hold, TableLock):
+                hold.look()
 
     def count_refused_writes(self) -> Callable[[], Receipt]:
         """Return a function that returns an unknown receipt, because Postgres does not count refused writes."""
@@ -174,6 +181,7 @@ class PostgresAdmin(AdminSession):
 
     def crash_backend(self) -> None:
         """Kill the process of one session. Return when the server has recovered."""
+        self._look_at_locks()
 
         async def work() -> None:
             victim, witness = await self.connect(), await self.connect()

@@ -149,7 +149,7 @@ class TableLock:
 
     def receipt(self) -> Receipt:
         """Return the number of sessions that have waited for the tables so far."""
-        self._look_now()
+        self.look()
         return Receipt(len({pid for pid, _ in self._waiters}), "connections", self._first, self._last)
 
     def release(self) -> None:
@@ -162,8 +162,8 @@ class TableLock:
         if sessions:
             self._admin.run(lambda: close_all_quietly(sessions))
 
-    def _look_now(self) -> None:
-        """Have the monitor look once more, because a session may have begun to wait since its last query."""
+    def look(self) -> None:
+        """Record the sessions that wait now. Some may have begun to wait since the last query of the monitor."""
         if self._monitor_task is not None and not self._monitor_task.done():
             self._admin.run(self._wait_for_look)
 
@@ -230,7 +230,7 @@ class RotatingLock(TableLock):
 
     def receipt(self) -> Receipt:
         """Return the number of statements that have waited so far."""
-        self._look_now()
+        self.look()
         return Receipt(len(self._waiters), "commands", self._first, self._last)
 
     def _take_sessions(self) -> list[Session]:

@@ -145,6 +145,39 @@ def test_postgres_ends_sessions_refuses_writes_and_crashes(project: pytest.Pytes
     project.runpytest_subprocess("--resilience-strict").assert_outcomes(passed=3)
 
 
+def test_a_lock_counts_the_sessions_that_end_while_they_wait_for_it(project: pytest.Pytester) -> None:
+    """The monitor of the lock rests, and a fault ends a session that has begun to wait meanwhile."""
+    project.makepyfile(
+        """
+        import asyncio, asyncpg, pytest
+        from pytest_resilience import eventually
+        from pytest_resilience.admin import postgres_holds
+
+        ENDED = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
+
+        @pytest.mark.parametrize("fault", ["terminate_backends", "crash"])
+        def test_it(resilience, monkeypatch, fault):
+            monkeypatch.setattr(postgres_holds, "POLL_INTERVAL", 3600.0)
+
+            with asyncio.Runner() as runner:
+                waiting, watching = (runner.run(asyncpg.connect(resilience.postgres.direct_url)) for _ in range(2))
+                runner.run(watching.execute("create table t (x int)"))
+                with resilience.postgres.starve(lock="t") as lock:
+                    assert lock.receipt.touched == 0
+                    statement = runner.get_loop().create_task(waiting.fetchval("select count(*) from t"))
+                    query = "select exists (select from pg_locks where not granted)"
+                    eventually(lambda: runner.run(watching.fetchval(query)), within=5.0)
+                    getattr(resilience.postgres, fault)()
+                    assert lock.receipt.touched == 1
+                with pytest.raises(ENDED):
+                    runner.run(asyncio.wait_for(statement, 5.0))
+                waiting.terminate()
+                watching.terminate()
+        """
+    )
+    project.runpytest_subprocess("--resilience-strict").assert_outcomes(passed=2)
+
+
 def test_redis_loads_is_busy_has_no_primary_and_heals(project: pytest.Pytester) -> None:
     project.makepyfile(
         """
