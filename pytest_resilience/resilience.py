@@ -765,9 +765,10 @@ def _make_fault(name: str, fault_name: str, arguments: tuple[object, ...], setti
         return FAULTS[fault_name](*arguments, **settings)
     except TypeError as error:
         parameters = [str(each.replace(annotation=each.empty)) for each in signature.parameters.values()]
-        hints = [did_you_mean(each, signature.parameters) for each in settings if each not in signature.parameters]
+        unknown = [each for each in settings if each not in signature.parameters]
+        problems = [f"there is no setting {each!r}{did_you_mean(each, signature.parameters)}" for each in unknown]
         raise SetupError(
-            f"fault({name!r}): {error}{''.join(hints)}; it takes {', '.join(parameters) or 'no settings'}"
+            f"fault({name!r}): {'; '.join(problems) or error}; it takes {', '.join(parameters) or 'no settings'}"
         ) from None
     except SetupError as error:
         given = [repr(name), *map(repr, arguments), *(f"{key}={value!r}" for key, value in settings.items())]

@@ -239,6 +239,7 @@ class Strike:
 
 
 SERVER_NEEDS = frozenset({"process", "answers", "session", "connections"})  # see Need
+MOST = 10**12  # of any setting, so that its microseconds, or its MiB in bytes, fit into 64 bits
 
 
 class Obstacle(NamedTuple):
@@ -459,9 +460,11 @@ def at_least(name: str, value: Any, least: float, unit: str, *, whole: bool = Fa
     """Check a setting.
 
     Raises:
-        SetupError: `value` is no number or below `least`, or no integer and has to be `whole`.
+        SetupError: `value` is no number, below `least` or too large, or no integer and has to be `whole`.
     """
     if not isinstance(value, int | float) or isinstance(value, bool) or not value >= least or value == float("inf"):
         raise SetupError(f"{name} must be at least {least:g} {unit}, got {value!r}")
+    if value > MOST:
+        raise SetupError(f"{name} must be at most {MOST:g}, got {value!r}")
     if whole and not isinstance(value, int):
         raise SetupError(f"{name} must be a whole number of {unit}, got {value!r}")

@@ -297,7 +297,7 @@ class LimitData(ToxicFault):
     bytes: int
 
     def __post_init__(self) -> None:
-        at_least("bytes", self.bytes, 0, "bytes")
+        at_least("bytes", self.bytes, 0, "bytes", whole=True)
 
     def takes(self) -> Mapping[Need, str]:
         return {"clients": CLOSED}

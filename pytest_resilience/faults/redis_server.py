@@ -308,7 +308,7 @@ class ClientKillOutputBuffer(RedisFault):
     bytes: int = 1
 
     def __post_init__(self) -> None:
-        at_least("bytes", self.bytes, 1, "byte")
+        at_least("bytes", self.bytes, 1, "byte", whole=True)
 
     def inject(self, target: HasRedis) -> Callable[[], None]:
         limit = round(self.bytes)

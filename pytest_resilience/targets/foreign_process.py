@@ -118,12 +118,13 @@ def _process(pid: int) -> tuple[psutil.Process, str]:
     """
     import psutil
 
-    if type(pid) is int:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process = psutil.Process(pid)
-            name = process.name()
-            if _is_alive(process):
-                return process, name
+    if type(pid) is not int or pid < 1:
+        raise SetupError(f"process({pid!r}): the id of a process is an integer of at least 1")
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process = psutil.Process(pid)
+        name = process.name()
+        if _is_alive(process):
+            return process, name
     raise SetupError(f"process({pid!r}): there is no such process")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, Self
 
+from ..errors import SetupError
 from ..faults.fault import Fault, Strike
 from ..faults.statements import WATCH, After, On
 from .server_faults import PostgresFaults, RedisFaults
@@ -27,7 +28,7 @@ class Statements:
         On(act=WATCH, **selection)  # an invalid setting is an error of the call that gave it
 
     def first(self, n: int) -> Self:
-        """Return this selection, limited to the first `n` matching statements."""
+        """Return this selection, limited to the first `n` matching statements. Each count can be given once."""
         return self._with(first=n)
 
     def every(self, n: int) -> Self:
@@ -44,6 +45,9 @@ class Statements:
 
     def _with(self, **more: object) -> Self:
         __tracebackhide__ = True
+        for name, value in more.items():
+            if self._selection.get(name) is not None:
+                raise SetupError(f"{name} is {self._selection[name]!r} already, got {value!r}")
         return type(self)(self._target, self._selection | more)
 
     def _act(self, act: str, **settings: object) -> Strike:

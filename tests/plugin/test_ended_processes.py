@@ -93,6 +93,11 @@ def test_of_spawn(resilience):
     assert str(raised.value).startswith(f"the process 'sidecar' is not running: process {child.pid} has ended with exit code 3, ")
     assert str(raised.value).endswith("\n  its log, last lines:\n    done") and "Use `.process` while the process runs." in str(raised.value)
 
+@pytest.mark.parametrize("pid", [-1, 0, "x", True, 1.0])
+def test_what_no_process_has_as_its_id(resilience, pid):
+    with pytest.raises(SetupError, match="the id of a process is an integer of at least 1"):
+        resilience.process(pid)
+
 @pytest.mark.parametrize("fault", [fault for fault in FAULTS if fault != "restart"])
 def test_one_named_by_its_id(resilience, fault):
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
@@ -108,4 +113,4 @@ def test_one_named_by_its_id(resilience, fault):
             child.wait()
 """
     )
-    project.runpytest_subprocess("--resilience-leaks=off").assert_outcomes(passed=8)
+    project.runpytest_subprocess("--resilience-leaks=off").assert_outcomes(passed=13)

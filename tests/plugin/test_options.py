@@ -112,7 +112,7 @@ WRONG_MARKERS = [
     ('"postgres.slow_queries"', "SetupError: *missing a required argument: 'seconds'*"),
     (
         '"redis.latency", second=1',
-        "SetupError: fault('redis.latency'): *did you mean 'seconds'?; it takes seconds, jitter=0.0",
+        "SetupError: fault('redis.latency'): there is no setting 'second'; did you mean 'seconds'?; it takes seconds, jitter=0.0",
     ),
     (
         '"redis.latency", seconds=-1',

@@ -430,8 +430,15 @@ def test_an_undo_continues_with_the_step_that_failed() -> None:
         ("take_connections", "left"),
         ("max_clients", "left"),
         ("exhaust_descriptors", "left"),
+        ("limit_data", "bytes"),
+        ("client_kill_output_buffer", "bytes"),
     ],
 )
-def test_a_number_of_things_that_are_left_is_whole(fault: str, setting: str) -> None:
-    with pytest.raises(SetupError, match=rf"^{setting} must be a whole number of .* that are left, got 1\.5"):
+def test_a_number_of_things_is_whole(fault: str, setting: str) -> None:
+    with pytest.raises(SetupError, match=rf"^{setting} must be a whole number of .*, got 1\.5"):
         FAULTS[fault](**{setting: 1.5})
+
+
+def test_a_setting_that_is_too_large_is_named() -> None:
+    with pytest.raises(SetupError, match=r"^seconds must be at most 1e\+12, got 1e\+308"):
+        FAULTS["latency"](seconds=1e308)

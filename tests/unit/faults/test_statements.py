@@ -321,6 +321,8 @@ def test_a_wrong_selection_fails_at_its_call() -> None:
         RedisCommands(FakeTarget(), {"verb": "get", "nth": 0})
     with pytest.raises(SetupError, match="every must be"):
         RedisCommands(FakeTarget(), {"verb": "get"}).every(0)
+    with pytest.raises(SetupError, match="first is 2 already, got 3"):
+        RedisCommands(FakeTarget(), {"verb": "get"}).first(2).first(3)
 
 
 def test_a_selection_without_an_act_shows_itself() -> None:
