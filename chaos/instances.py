@@ -193,6 +193,9 @@ def another_instance(
             if ready:
                 instance.wait_until_ready()
             yield instance
+        except BaseException:
+            sys.stdout.write(f"log of {name}:\n{instance.log}\n")  # pytest shows it with the failure
+            raise
         finally:
             process.kill()
 
