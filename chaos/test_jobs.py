@@ -23,6 +23,7 @@ from workload import (
     MESSAGE,
     NAME,
     assert_unavailable,
+    concurrently,
     create,
     eventually_or_fail,
     metric,
@@ -482,7 +483,7 @@ def persistent_client(instance: Instance) -> httpx.Client:
 def test_a_lack_of_descriptors_for_the_gateway_counts_as_no_failed_run(
     resilience: Resilience, gateway: Gateway, job_settings: dict[str, str]
 ) -> None:
-    """The first job opens the connections that the second one needs, except that to the gateway."""
+    """The first jobs open the connections that the last one needs, except that to the gateway."""
     settings = job_settings | {"DB_POOL_IDLE_TIMEOUT": "60", "DB_POOL_CHECK_INTERVAL": NO_POOL_CHECKS}
     with (
         resilience.service.pause(),
@@ -490,16 +491,17 @@ def test_a_lack_of_descriptors_for_the_gateway_counts_as_no_failed_run(
         persistent_client(instance) as client,
     ):
         body = {"name": NAME, "message": MESSAGE}
-        first, second = [client.post("/api/campaigns", json=body).json()["id"] for _ in range(2)]
-        accepted(client, [first])
-        all_run(client, [first], within=5.0, message="a job does not run although nothing is wrong")
+        *first, last = [client.post("/api/campaigns", json=body).json()["id"] for _ in range(5)]
+        # At once, so that several connections to Redis are open. A send beside a count of the jobs needs two.
+        concurrently([lambda campaign_id=campaign_id: send(instance.client, campaign_id) for campaign_id in first])
+        all_run(client, first, within=5.0, message="a job does not run although nothing is wrong")
         assert metric(client, "service_job_failures_total") == 0
         with resilience.process(instance.process.pid).exhaust_descriptors():
-            accepted(client, [second])
+            accepted(client, [last])
             eventually(lambda: metric(client, "service_job_failures_total") >= 1, within=5.0)
         message = "descriptors are free again, and a job that needs one for the gateway does not run"
-        all_run(client, [second], within=8.0, message=message)
-        state = job(client, second)
+        all_run(client, [last], within=8.0, message=message)
+        state = job(client, last)
         assert state["attempts"] == 1, f"a lack of descriptors for the gateway counts as a failed run: {state}"
 
 
