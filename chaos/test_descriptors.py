@@ -21,6 +21,7 @@ JSON = {"Content-Type": "application/json"}
 CSV = {"Content-Type": "text/csv"}
 CADENCE = {"every_seconds": 3600, "repeat": 1}
 NONE_LEFT = "no file descriptor is left"
+SHORT = "The service is short of file descriptors."  # in the response to a request that failed for lack of them
 ENOUGH = "resolved: there are file descriptors again"
 UPGRADE = (
     b"GET /socket.io/?EIO=4&transport=websocket HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
@@ -153,6 +154,7 @@ def test_without_descriptors_each_request_is_answered_or_503_and_later_all_are_a
     """The first request of a route may import a library and open a connection, and later requests nothing."""
     with fresh_instance(resilience) as instance:
         process = resilience.process(instance.process.pid)
+        short = 0
         for episode in (1, 2):
             during, after = uncached_campaigns(resilience, 2)
             for campaign in (during, after):  # a PUT that gets a 503 below must not make a 404 of the GET
@@ -162,6 +164,7 @@ def test_without_descriptors_each_request_is_answered_or_503_and_later_all_are_a
                 for request in REQUESTS:
                     reply = request.send(instance, during)
                     assert_answered_or_unavailable(request, reply, when=f"without descriptors, episode {episode}")
+                    short += reply.reply is not None and SHORT in reply.reply.text
             wait_until_redis_answers(instance)
             for request in REQUESTS:
                 status = request.send(instance, after).status
@@ -169,7 +172,10 @@ def test_without_descriptors_each_request_is_answered_or_503_and_later_all_are_a
                     f"descriptors are free again, and {request} gets {status}, not {request.status}, in episode {episode}"
                 )
         lines = instance.log.count(NONE_LEFT)
-        assert lines == 1, f"{len(REQUESTS)} requests without descriptors cost {lines} lines of the log, not one"
+        # Redis may be the first to need a descriptor. Its connections are then closed, which leaves some to the requests.
+        assert lines == 1 or (lines, short) == (0, 0), (
+            f"{len(REQUESTS)} requests without descriptors cost {lines} lines of the log, not one"
+        )
         assert_every_route_is_requested(instance)
 
 
