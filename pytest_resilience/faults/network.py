@@ -303,7 +303,7 @@ class LimitData(ToxicFault):
         return {"clients": CLOSED}
 
     def toxics(self, target: HasProxy) -> ToxicSpec:
-        return ToxicSpec("limit_data", STREAMS["down"], {"bytes": round(self.bytes)}, unit="connections")
+        return ToxicSpec("limit_data", STREAMS["down"], {"bytes": self.bytes}, unit="connections")
 
 
 @dataclass(frozen=True)

@@ -311,8 +311,7 @@ class ClientKillOutputBuffer(RedisFault):
         at_least("bytes", self.bytes, 1, "byte", whole=True)
 
     def inject(self, target: HasRedis) -> Callable[[], None]:
-        limit = round(self.bytes)
-        limits = f"normal {limit} 0 0 pubsub {limit} 0 0"
+        limits = f"normal {self.bytes} 0 0 pubsub {self.bytes} 0 0"
         return target.admin.layers.add(target.admin.client, {"client-output-buffer-limit": limits})
 
     def count(self, client: RedisClient) -> int:
