@@ -73,13 +73,9 @@ def steps(resilience: Resilience, number: int) -> list[int]:
 
 def wait_for_steps(resilience: Resilience, number: int, count: int, *, within: float = BACK_WITHIN) -> list[int]:
     """Wait until that many steps are delivered, and return their numbers."""
-    delivered_steps = "select count(distinct step) from deliveries where campaign_id = $1"
-    with sql_connection(resilience) as fetch_value:
-        eventually_or_fail(
-            lambda: fetch_value(delivered_steps, number) >= count,
-            within=within,
-            message=f"a step is due every {EVERY} s, and {count} steps are not delivered within {within:g} s",
-        )
+    enough = "select count(distinct step) >= $2 from deliveries where campaign_id = $1"
+    message = f"a step is due every {EVERY} s, and {count} steps are not delivered within {within:g} s"
+    wait_for_row(resilience, enough, number, count, within=within, message=message)
     return steps(resilience, number)
 
 
