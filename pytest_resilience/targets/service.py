@@ -75,6 +75,7 @@ class RunningService:
         self._start: ServiceStart | None = None
         self._ports = ports if ports is not None else ServicePorts(spec)
         self._log_start = self._log_size()
+        self._is_stopped = False
         self._clients = ThreadLocalClients(self._explain, spec.timeout)
         self._was_ready = False
         self._failures = 0
@@ -192,6 +193,8 @@ class RunningService:
         if self._child is not None and self._child.running:
             return
         self._deaths = self.deaths()
+        if self._is_stopped:  # services of one name share a log, and another one may have written since
+            self._log_start, self._is_stopped = self._log_size(), False
         for number in range(PORT_TRIES):
             try:
                 yield from self._starting_on_ports(number, ready_within)
@@ -341,7 +344,7 @@ class RunningService:
         self._clients.close()
         if self._child is not None:
             self._child.kill()
-            self._log_start = self._child.log_size()
+            self._log_start, self._is_stopped = self._child.log_size(), True
         self._deaths = []
 
     @property
