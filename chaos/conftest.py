@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Generator, Iterator
 
 import pytest
@@ -14,6 +15,11 @@ from unexpected import find_unexpected_lines
 @pytest.fixture(scope="session")
 def resilience_service(resilience_stack: Stack) -> Service:
     return describe_service(resilience_stack)
+
+
+def pytest_collection_finish() -> None:
+    """Spare each garbage collection the objects of imported modules. They were 6 % of the CPU time of a run."""
+    gc.freeze()
 
 
 @pytest.hookimpl(tryfirst=True)
