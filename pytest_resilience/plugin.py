@@ -26,6 +26,7 @@ from .report.run_reports import (
     ATTEMPT_PROPERTIES,
     FAILED_ATTEMPTS,
     LEAK,
+    NOT_STRUCK,
     OUTCOME,
     STRIKE,
     STRIKES,
@@ -411,6 +412,10 @@ def _mark_outcome(item: pytest.Item, report: pytest.TestReport, fixture: Resilie
     has_strikes = any(n in (STRIKE, STRIKES) for n, _ in item.user_properties)
     if passed and (has_strikes or fixture.never_struck) and _vacuous(item, fixture):
         found = [VACUOUS, *(never_hit_property(*each) for each in _never_hit(item, fixture))]
+        item.user_properties += found
+        report.user_properties += found
+    elif passed and not (is_generated(item) or fixture.properties):
+        found = [(NOT_STRUCK, f"{step} {reason}") for step, reason in fixture.not_struck]
         item.user_properties += found
         report.user_properties += found
 

@@ -731,6 +731,11 @@ class Resilience:
         """The steps of a play that did not strike, with reasons, if nothing has struck in the test."""
         if self._registry.strikes or any(isinstance(mark, FaultMark) for mark in self.history.marks):
             return []
+        return self.not_struck
+
+    @property
+    def not_struck(self) -> list[tuple[str, str]]:
+        """The steps of the last play that did not strike, with reasons."""
         skips = [mark for mark in self.history.marks if isinstance(mark, SkipMark) and mark.action == "strike"]
         return [(skip.label, f"did not strike: {skip.reason}") for skip in skips]
 

@@ -19,6 +19,9 @@ FAILED_ATTEMPTS = "resilience_failed_attempts"  # before this one
 GENERATED_SEED = "resilience_seed"
 SCHEDULES = "resilience_schedules"  # that a generated test has played
 STRIKES = "resilience_strikes"  # of a generated test, by fault, as JSON
+NOT_STRUCK = (
+    "resilience_not_struck"  # a step of a play that did not strike in a test that is not vacuous, with the reason
+)
 NEVER_HIT = "resilience_never_hit"  # a fault that makes a generated test vacuous, serialized as a strike
 SCHEDULE = "resilience_schedule"  # the SHA-256 of the one that broke a promise
 REPLAY = "resilience_replay"  # the path of its file
@@ -36,7 +39,7 @@ GENERATED_PROPERTIES = (
     REPRODUCED,
     RECOVERED,
 )
-ATTEMPT_PROPERTIES = (OUTCOME, STRIKE, UNSUPPORTED, LEAK, ATTEMPT, FAILED_ATTEMPTS, *GENERATED_PROPERTIES)
+ATTEMPT_PROPERTIES = (OUTCOME, STRIKE, NOT_STRUCK, UNSUPPORTED, LEAK, ATTEMPT, FAILED_ATTEMPTS, *GENERATED_PROPERTIES)
 
 
 class RunReports:
@@ -63,6 +66,11 @@ class RunReports:
         return [
             (report.nodeid, text) for report in last for text in (*_values(report, STRIKE), *_values(report, NEVER_HIT))
         ]
+
+    def not_struck(self) -> list[tuple[str, str]]:
+        """Return (node id, step and reason) of the steps that did not strike in the last attempt of a test that passed."""
+        last = [report for report in self._reports if report.when == "call" and self._is_last(report)]
+        return [(report.nodeid, text) for report in last for text in _values(report, NOT_STRUCK)]
 
     def leaks(self) -> list[tuple[str, str]]:
         """Return (node id, leak) of each leaked resource. A leak of several attempts of one test is in the list once."""
@@ -104,6 +112,7 @@ class RunSummary:
     def __init__(self, reports: RunReports) -> None:
         self.strikes = reports.strikes()
         self.vacuous = reports.vacuous()
+        self.not_struck = reports.not_struck()
         self.flaky = reports.flaky()
         self.unsupported = reports.unsupported()
         self.leaks = reports.leaks()
@@ -117,7 +126,7 @@ class RunSummary:
     @property
     def is_empty(self) -> bool:
         """True if no test used the plugin in a way that the summary shows."""
-        return not (self.strikes or self.unsupported or self.leaks or self.generated)
+        return not (self.strikes or self.not_struck or self.unsupported or self.leaks or self.generated)
 
 
 def _test(report: Any) -> tuple[str, str]:

@@ -90,6 +90,7 @@ def summary_lines(summary: RunSummary) -> list[str]:
         *fault_lines(summary.strikes),
         *generated_lines(summary.generated),
         *vacuous_lines(summary.vacuous),
+        *not_struck_lines(summary.not_struck),
         *flaky_lines(summary.flaky),
         *unsupported_lines(summary.unsupported),
         *leak_lines(summary.leaks),
@@ -145,6 +146,11 @@ def vacuous_lines(vacuous: Iterable[tuple[str, str]]) -> list[str]:
         for nodeid, raw in read
         if raw["touched"] == 0
     ]
+
+
+def not_struck_lines(steps: Iterable[tuple[str, str]]) -> list[str]:
+    """Return a line for each step of a play that did not strike, given as (node id, step and reason)."""
+    return [f"NOT STRUCK {nodeid}: {text}" for nodeid, text in steps]
 
 
 def flaky_lines(flaky: Iterable[tuple[str, int, int]]) -> list[str]:

@@ -110,6 +110,8 @@ def test_a_play_in_which_no_step_strikes_is_vacuous(project: pytest.Pytester) ->
             "*::test_no_such_table VACUOUS*",
             "VACUOUS *::test_too_late: redis.refuse did not strike: the work ended before operations(100)",
             "VACUOUS *::test_no_such_table: postgres.hold_locks did not strike: *no such table: nosuch*",
+            "NOT STRUCK *::test_one_of_two: redis.refuse did not strike: the work ended before statement('gett', 1)",
+            "NOT STRUCK *::test_code_strikes_too: redis.refuse did not strike: the work ended before operations(100)",
         ]
     )
     cases = {case.get("name"): case for case in ET.parse(project.path / "junit.xml").iter("testcase")}
