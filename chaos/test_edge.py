@@ -7,7 +7,6 @@ import dataclasses
 import itertools
 import json
 import re
-import resource
 import select
 import signal
 import socket
@@ -49,6 +48,7 @@ HALF = b"GET /health HTTP/1.1\r\nHost: localhost\r\nX-Half: "
 SLOW_BODY = b"POST /api/campaigns HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n"
 FULL = f"all {MOST} connections are in use: the oldest idle ones are closed"
 RESOLVED = "resolved: "
+LIMIT_DESCRIPTORS = "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, ({0}, {0})); "
 BEARER = {"Authorization": f"Bearer {healthy.CLEANUP_TOKEN}"}
 
 
@@ -252,13 +252,9 @@ def assert_as_many_more_accepted(resilience: Resilience, instance: Instance) -> 
 def test_the_default_of_max_connections_leaves_descriptors_for_postgres_and_redis(resilience: Resilience) -> None:
     """Otherwise a thousand silent clients take all descriptors, and every request that needs Postgres fails."""
     descriptors = 256
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with ExitStack() as stack:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors, hard))
-        try:
-            instance = stack.enter_context(another_instance(resilience, ready=False))
-        finally:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        first = LIMIT_DESCRIPTORS.format(descriptors)
+        instance = stack.enter_context(another_instance(resilience, ready=False, first=first))
         for _ in range(descriptors + 50):
             stack.enter_context(connect(instance))
         statuses = [timed(lambda: instance.client.get("/health")).status for _ in range(3)]
