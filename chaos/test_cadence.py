@@ -173,18 +173,23 @@ def test_no_step_is_lost_while_the_queue_takes_no_jobs(resilience: Resilience) -
     eventually_or_fail(lambda: cadence_state(resilience) == "ok", within=2.0, message=message)
     message = "no step is late any more, and the metrics report a lag"
     eventually_or_fail(lambda: lag(resilience) < LATE, within=2.0, message=message)
+    first = [resilience.service.log.count(line) for line in (REFUSED, TAKEN_AGAIN)]
     with resilience.redis.refuse():
         message = "the queue takes no jobs a second time, and no line of the log reports that"
-        eventually_or_fail(lambda: resilience.service.log.count(REFUSED) == 2, within=BACK_WITHIN, message=message)
+        eventually_or_fail(
+            lambda: resilience.service.log.count(REFUSED) > first[0], within=BACK_WITHIN, message=message
+        )
     start_cadence(resilience, every=0.1)  # the steps that the queue refused wait for the end of their claims
     message = "the queue takes jobs a second time, and no line of the log reports that"
-    eventually_or_fail(lambda: resilience.service.log.count(TAKEN_AGAIN) == 2, within=BACK_WITHIN, message=message)
+    eventually_or_fail(
+        lambda: resilience.service.log.count(TAKEN_AGAIN) > first[1], within=BACK_WITHIN, message=message
+    )
     lines = [resilience.service.log.count(line) for line in (REFUSED, TAKEN_AGAIN)]
+    assert lines == [2, 2], f"the queue took no jobs two times, and the log has {lines} lines for begin and end"
     reasons = re.findall(f"{REFUSED} (.*)", resilience.service.log)
     assert reasons == ["The journal of jobs is full."] * 2, (
         f"the queue takes no jobs, and the log names the reasons {reasons}"
     )
-    assert lines == [2, 2], f"the queue took no jobs two times, and the log has {lines} lines for begin and end"
 
 
 def test_a_step_survives_a_kill_between_its_claim_and_its_job(resilience: Resilience) -> None:

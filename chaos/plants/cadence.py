@@ -227,14 +227,14 @@ PLANTS = (
             '                log.debug("The queue takes no jobs',
         ),
         tests=NO_QUEUE,
-        message="lines for its begin and its end",
+        message="no line of the log reports that",
     ),
     plant(
         "cadence-refusal-logged-each-time",
         "Each refused step matters.",
         ("jobs/scheduler.py", "            if not self._refused:\n", "            if True:\n"),
         tests=NO_QUEUE,
-        message="lines for its begin and its end",
+        message="lines for begin and end",
     ),
     plant(
         "cadence-lag-not-measured",
