@@ -36,6 +36,8 @@ from .report.summary import Summary
 from .stash import ATTEMPTS, DESCRIBED, FAILED_ATTEMPT_NUMBERS, LEAK_CHECK, PASSED, RESILIENCE, WORKER_DESCRIPTION
 
 if TYPE_CHECKING:
+    import warnings
+
     from .resilience import Resilience
 
 VACUOUS = (OUTCOME, "vacuous")
@@ -457,9 +459,27 @@ def _redact(report: pytest.TestReport | pytest.CollectReport) -> None:
     --showlocals prints the values in the frames of libraries.
     """
     if redaction := sys.modules.get(f"{__package__}.redaction"):  # else there are none
-        for name in "longrepr", "sections", "user_properties":
+        for name in "longrepr", "sections", "user_properties", "wasxfail":
             if hasattr(report, name):
                 setattr(report, name, redaction.redact_report(getattr(report, name)))
+        if hasattr(report, "context"):
+            redaction.redact_subtest(report.context)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Remove passwords from what pytest adds after it has made a report: the reason of an xfail, the name and output of a subtest."""
+    if hasattr(report, "wasxfail") or hasattr(report, "context"):
+        _redact(report)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_warning_recorded(warning_message: warnings.WarningMessage) -> None:
+    """Remove passwords from a warning. An exception in a thread or in `__del__` is one."""
+    if redaction := sys.modules.get(f"{__package__}.redaction"):
+        text = str(warning_message.message)
+        if (shown := redaction.redacted(text)) != text:
+            warning_message.message = shown
 
 
 @pytest.hookimpl(wrapper=True)

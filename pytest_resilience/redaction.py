@@ -189,3 +189,14 @@ def redact_report(value: Any) -> Any:
             for name, part in vars(value).items():
                 object.__setattr__(value, name, redact_report(part))
     return value
+
+
+def redact_subtest(context: Any) -> None:
+    """Remove passwords from the name and the parameters of a subtest.
+
+    Args:
+        context: the attribute `context` of a report, whose class is frozen. An object of another kind is left alone.
+    """
+    if _passwords and hasattr(context, "msg") and isinstance(getattr(context, "kwargs", None), Mapping):
+        object.__setattr__(context, "msg", redact_report(context.msg))
+        object.__setattr__(context, "kwargs", {name: redact_report(value) for name, value in context.kwargs.items()})

@@ -87,6 +87,61 @@ def test_a_failure_shows_no_password_in_any_traceback_style(project: pytest.Pyte
     assert "postgresql://postgres:***@127.0.0.1" in result.stdout.str()
 
 
+@pytest.mark.parametrize("options", [[], ["-n", "1"]], ids=["alone", "xdist"])
+def test_a_warning_an_expected_failure_and_a_subtest_show_no_password(
+    project: pytest.Pytester, options: list[str]
+) -> None:
+    project.makepyfile(
+        test_it="""
+        import pathlib, threading, unittest, warnings
+        import pytest
+
+        @pytest.fixture
+        def url(resilience):
+            url = resilience.postgres.url
+            pathlib.Path("url").write_text(url.split(":")[2].partition("@")[0])
+            return url
+
+        def test_a_thread_fails(url):
+            def fail():
+                raise OSError(f"cannot connect to {url}")
+
+            thread = threading.Thread(target=fail)
+            thread.start()
+            thread.join()
+
+        def test_it_warns(url):
+            warnings.warn(UserWarning("cannot connect", url))
+
+        def test_it_is_known(url):
+            pytest.xfail(f"cannot connect to {url}")
+
+        class TestSubtests(unittest.TestCase):
+            @pytest.fixture(autouse=True)
+            def take(self, url):
+                self.url = url
+
+            def test_a_subtest_fails(self):
+                with self.subTest(self.url, url=self.url):
+                    print("in the subtest", self.url)
+                    raise OSError(f"cannot connect to {self.url}")
+        """
+    )
+    result = project.runpytest_subprocess(
+        "--resilience-backend=embedded", "-Walways", "-v", "-rA", "--junitxml=junit.xml", *options
+    )
+    password = (project.path / "url").read_text()
+    assert leaking_lines(result.stdout.str() + result.stderr.str(), password) == []
+    assert leaking_lines_of_file(project.path / "junit.xml", password) == []
+    result.stdout.fnmatch_lines(
+        [
+            "*OSError: cannot connect to postgresql://postgres:[*][*][*]@*",
+            "*'cannot connect', 'postgresql://postgres:[*][*][*]@*",
+        ]
+    )
+    result.stdout.fnmatch_lines(["XFAIL * - cannot connect to postgresql://postgres:[*][*][*]@*"])
+
+
 def test_a_service_that_cannot_start_does_not_show_its_environment(
     project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 import pytest
 
 from pytest_resilience import redaction
@@ -9,6 +12,7 @@ from pytest_resilience.redaction import (
     Private,
     new_password,
     redact_report,
+    redact_subtest,
     redacted,
     redacted_command,
     redacted_path,
@@ -87,6 +91,21 @@ def test_a_report_is_changed_in_place_and_other_objects_are_left_alone():
     assert report.lines[:2] == ["E   ***", ("***", 3)]
     assert report.lines[2].lines == ["***"]
     assert other.text == password
+
+
+def test_the_context_of_a_subtest_is_replaced_and_the_values_of_its_test_are_not():
+    @dataclass(frozen=True)
+    class Context:
+        msg: str | None
+        kwargs: Mapping[str, object]
+
+    password = new_password()
+    given = {"url": f"redis://:{password}@host", "n": 1}
+    context = Context(password, given)
+    redact_subtest(context)
+    assert context == Context("***", {"url": "redis://:***@host", "n": 1})
+    assert given["url"] == f"redis://:{password}@host"
+    redact_subtest("a context of another plugin")
 
 
 def test_a_private_dictionary_shows_how_many_values_it_has_and_none_of_them():
