@@ -39,7 +39,7 @@ from .generated.search import Finding, Search
 from .generated.summary import found_after, properties, remarks
 from .history import History
 from .profiles import profile_named
-from .program import Operate, Program, ProgramBuilder, Script, script_of
+from .program import Operate, Program, ProgramBuilder, Script, check_kind, script_of
 from .report.failure import Found, explain
 from .schedule import CANCEL, MAX_EPISODES, Trigger
 
@@ -82,7 +82,11 @@ class ResilienceMachine(RuleBasedStateMachine):
 
     step_count: ClassVar[int] = 20
 
-    def __init__(self, run: _Run) -> None:
+    def __init__(self, run: _Run | None = None) -> None:
+        if run is None:  # `Shop().run(...)`, or the class `Shop.TestCase`, which is Hypothesis' way to run a machine
+            raise SetupError(
+                f"a test with the fixture `resilience` runs this machine: {type(self).__name__}.run(resilience, workload)"
+            )
         super().__init__()
         self._run = run
         self._raised_before = sys.exc_info()[1]
@@ -105,8 +109,7 @@ class ResilienceMachine(RuleBasedStateMachine):
             SetupError: the workload has no such kind, or no method `execute` that is needed.
         """
         workload = self._run.script.workload
-        if kind not in workload.kinds:
-            raise SetupError(f"the workload has no operation {kind!r}; it has: {', '.join(workload.kinds)}")
+        check_kind(workload, kind)
         if (key is not None or value is not None) and not hasattr(workload, "execute"):
             raise SetupError(
                 f"operate({kind!r}) with a key or a value needs the method execute(client, kind, key, value) of "
@@ -128,7 +131,15 @@ class ResilienceMachine(RuleBasedStateMachine):
         return Struck(self.program.episodes, self.program.strike(fault, settings, until))
 
     def heal(self, struck: Struck) -> None:
-        """Append the heal of a strike. Without effect if the episode of the strike has ended."""
+        """Append the heal of a strike. Without effect if the episode of the strike has ended.
+
+        Raises:
+            SetupError: this is no strike of `strike`.
+        """
+        if not isinstance(struck, Struck):
+            raise SetupError(
+                f"heal() takes what strike() returns, got {struck!r}; a rule puts it into a bundle by `return self.strike(...)`"
+            )
         self.program.heal(*struck)
 
     def cancel(self) -> None:
@@ -188,7 +199,7 @@ class ResilienceMachine(RuleBasedStateMachine):
             recovery: seconds for the system to return to its baseline after each episode.
 
         Raises:
-            SetupError: a strike of the test is in force.
+            SetupError: a strike of the test is in force, an argument is invalid, or no rule has appended an operation.
             Exception: the failure of the shortest program, with the program as Python in its notes. `Program.play` replays it.
         """
         __tracebackhide__ = True
@@ -208,6 +219,10 @@ class ResilienceMachine(RuleBasedStateMachine):
         if finding is not None:
             _explain(cls, run, finding)
             raise finding.error
+        if not search.examples:
+            raise SetupError(
+                f"no rule of {cls.__name__} has appended an operation, so nothing was played; call self.operate(...) in a rule"
+            )
 
 
 def _check_strikes(machine: str, resilience: Resilience) -> None:

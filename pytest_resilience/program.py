@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
@@ -72,9 +73,15 @@ class Program:
     def play(
         self, resilience: Resilience, workload: Workload, clients: int | None = None, *, recovery: float = 5.0
     ) -> History:
-        """Play the program. The arguments and the errors are those of `Resilience.play`."""
+        """Play the program. The arguments and the errors are those of `Resilience.play`.
+
+        Raises:
+            SetupError: also if the workload has not all kinds of the operations.
+        """
         __tracebackhide__ = True
         script = script_of(workload)
+        for operation in itertools.chain(*self.operations):
+            check_kind(workload, operation.kind)
         script.program = self
         return resilience.play(self.schedule, script, clients, recovery=recovery)
 
@@ -203,8 +210,25 @@ class AsyncScript(Script):
         await performed
 
 
+def check_kind(workload: Workload, kind: str) -> None:
+    """Check that a workload has a kind of operations.
+
+    Raises:
+        SetupError: it does not.
+    """
+    if kind not in workload.kinds:
+        raise SetupError(f"the workload has no operation {kind!r}; it has: {', '.join(workload.kinds)}")
+
+
 def script_of(workload: Workload) -> Script:
-    """Return the script of a workload."""
+    """Return the script of a workload.
+
+    Raises:
+        SetupError: this is no workload.
+    """
     import inspect
 
+    from .runner.arguments import check_workload
+
+    check_workload(workload)
     return AsyncScript(workload) if inspect.iscoroutinefunction(workload.perform) else Script(workload)

@@ -264,6 +264,65 @@ def test_a_machine_without_a_check_is_an_error():
 # Programs
 
 
+def test_a_machine_whose_rules_append_no_operation_is_an_error():
+    class Idle(ResilienceMachine):
+        @rule()
+        def refuse(self):
+            self.strike("redis.refuse")
+
+        def check(self, history):
+            raise AssertionError
+
+    resilience = FakeResilience()
+    with pytest.raises(SetupError, match=r"no rule of Idle has appended an operation.*self\.operate"):
+        Idle.run(resilience, Shop())
+    assert not resilience.played
+
+
+def test_a_heal_takes_what_strike_has_returned():
+    class Forgets(ResilienceMachine):
+        struck = Bundle("struck")
+
+        @rule(target=struck)
+        def refuse(self):
+            self.strike("redis.refuse")
+
+        @rule(struck=struck)
+        def back(self, struck):
+            self.heal(struck)
+
+    with pytest.raises(SetupError, match=r"heal\(\) takes what strike\(\) returns, got None; .* `return self\.strike"):
+        Forgets.run(FakeResilience(), Shop())
+
+
+def test_a_machine_is_run_by_its_class():
+    for make in (Machine, Machine.TestCase("runTest").runTest):
+        with pytest.raises(SetupError, match=r"Machine\.run\(resilience, workload\)"):
+            make()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (Shop, r"such as HttpResource.*; got the class Shop: create an instance of it"),
+        (None, r"such as HttpResource.*; None has no kinds, no begin,"),
+    ],
+)
+def test_a_wrong_workload_is_an_error_before_anything_is_played(wrong, message):
+    program = Program(Schedule([Episode([], 1)]), ((Operate("read"),),))
+    for run in (Machine.run, program.play):
+        resilience = FakeResilience()
+        with pytest.raises(SetupError, match=message):
+            run(resilience, wrong)
+        assert not resilience.played
+
+
+def test_a_program_with_an_operation_that_the_workload_does_not_have_is_an_error():
+    program = Program(Schedule([Episode([], 1)]), ((Operate("buy"),),))
+    with pytest.raises(SetupError, match="no operation 'buy'; it has: update, read"):
+        program.play(FakeResilience(), Shop())
+
+
 def test_strikes_and_heals_become_steps():
     builder = ProgramBuilder()
     first = builder.strike("redis.refuse", {}, None)
