@@ -365,7 +365,8 @@ def pytest_runtest_makereport(
         item.stash.setdefault(FAILED_ATTEMPT_NUMBERS, set()).add(item.stash.get(ATTEMPTS, 1))
     fixture = item.stash.get(RESILIENCE, None)
     if fixture is not None and report.when == "call":
-        _mark_outcome(item, report, fixture)
+        if fixture.finished:  # a subtest has a report of its own before
+            _mark_outcome(item, report, fixture)
         if report.failed:
             _add_logs(item, report, fixture)
     if report.when == "teardown" and report.failed and not _is_vacuous(call) and VACUOUS in report.user_properties:

@@ -149,6 +149,7 @@ class Resilience:
         self.properties: list[tuple[str, str]] = []
         self._finished = False
         self._has_played = False
+        self._earlier_marks: list[SkipMark | FaultMark] = []
         self._recording = ExitStack()
         self._baselines: dict[object, Baseline] = {}
         self._experiments: list[Experiment] = []
@@ -620,6 +621,7 @@ class Resilience:
         check_targets(schedule, self._stack.server_kinds | self._service_kinds)
         if self._has_played:
             self._heal_and_check()
+            self._earlier_marks = self._marks_of_plays()
             self._begin_clean()
         self._has_played = True
         self._stack.mark_used()
@@ -660,6 +662,7 @@ class Resilience:
         """
         self._begin_clean()
         self._registry.strikes.clear()
+        self._earlier_marks.clear()
 
     def _begin_clean(self) -> None:
         self._stack.prepare_services({name: running.spec for name, running in self._running.items()})
@@ -728,16 +731,25 @@ class Resilience:
 
     @property
     def never_struck(self) -> list[tuple[str, str]]:
-        """The steps of a play that did not strike, with reasons, if nothing has struck in the test."""
-        if self._registry.strikes or any(isinstance(mark, FaultMark) for mark in self.history.marks):
+        """The steps of the plays that did not strike, with reasons, if nothing has struck in the test."""
+        if self._registry.strikes or any(isinstance(mark, FaultMark) for mark in self._marks_of_plays()):
             return []
         return self.not_struck
 
     @property
     def not_struck(self) -> list[tuple[str, str]]:
-        """The steps of the last play that did not strike, with reasons."""
-        skips = [mark for mark in self.history.marks if isinstance(mark, SkipMark) and mark.action == "strike"]
-        return [(skip.label, f"did not strike: {skip.reason}") for skip in skips]
+        """The steps of the plays that did not strike, with reasons. Those of several plays that are equal are in the list once."""
+        skips = [mark for mark in self._marks_of_plays() if isinstance(mark, SkipMark) and mark.action == "strike"]
+        return list(dict.fromkeys((skip.label, f"did not strike: {skip.reason}") for skip in skips))
+
+    def _marks_of_plays(self) -> list[SkipMark | FaultMark]:
+        """Return the marks of all plays of the test that concern strikes."""
+        return [*self._earlier_marks, *(mark for mark in self.history.marks if isinstance(mark, SkipMark | FaultMark))]
+
+    @property
+    def finished(self) -> bool:
+        """True if the body of the test has ended, and its strikes with it."""
+        return self._finished
 
     def logs(self) -> dict[str, str]:
         """Return the logs of each service and of each server since the test began."""

@@ -119,6 +119,65 @@ def test_a_play_in_which_no_step_strikes_is_vacuous(project: pytest.Pytester) ->
     assert ("resilience_outcome", "vacuous") in properties
 
 
+SEVERAL_PLAYS = (
+    PLAYS.partition("def test_")[0]
+    + """
+LATE = Step("redis.refuse", at=operations(100))
+LATENCY = Step("redis.latency", {"seconds": 0.01})
+"""
+)
+LATE = "redis.refuse did not strike: the work ended before operations(100)"
+
+
+def not_struck(result: pytest.RunResult) -> list[str]:
+    found = [line.partition(" ") for line in result.outlines if "did not strike" in line]
+    return sorted(f"{kind} {text.rpartition('::')[2]}" for kind, _, text in found)
+
+
+def test_the_steps_of_all_plays_of_a_test_are_judged(project: pytest.Pytester) -> None:
+    project.makepyfile(
+        SEVERAL_PLAYS
+        + """
+def test_two_misses(resilience):
+    play(resilience, LATE, LATENCY)
+    play(resilience, Step("redis.reset", at=operations(200)))
+    play(resilience, LATENCY)
+
+def test_nothing_strikes(resilience):
+    play(resilience, LATE)
+    play(resilience)
+"""
+    )
+    result = project.runpytest_subprocess()
+    assert not_struck(result) == [
+        f"NOT test_two_misses: {LATE}",
+        "NOT test_two_misses: redis.reset did not strike: the work ended before operations(200)",
+        f"VACUOUS test_nothing_strikes: {LATE}",
+    ]
+
+
+@pytest.mark.skipif(not hasattr(pytest, "Subtests"), reason="pytest has subtests from version 9 on")
+def test_a_test_is_judged_when_all_its_subtests_have_ended(project: pytest.Pytester) -> None:
+    project.makepyfile(
+        SEVERAL_PLAYS
+        + """
+def test_second_strikes(resilience, subtests):
+    with subtests.test("late"):
+        play(resilience, LATE)
+    with subtests.test("latency"):
+        play(resilience, LATENCY)
+
+def test_first_strikes(resilience, subtests):
+    with subtests.test("latency"):
+        play(resilience, LATENCY)
+    with subtests.test("late"):
+        play(resilience, LATE)
+"""
+    )
+    result = project.runpytest_subprocess()
+    assert not_struck(result) == [f"NOT test_first_strikes: {LATE}", f"NOT test_second_strikes: {LATE}"]
+
+
 def test_a_play_in_which_no_step_strikes_is_an_error_under_strict(project: pytest.Pytester) -> None:
     project.makepyfile(PLAYS)
     result = project.runpytest_subprocess("--resilience-strict", "-k", "late or two")
