@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
@@ -17,6 +18,14 @@ LOST = ("08", "57P")  # classes of SQLSTATE for a connection that has ended: wha
 CLOSE_WITHIN = 2.0  # seconds
 
 Connect = Callable[[str], Awaitable[Any]]
+
+
+def _wrong_client(made: object) -> SetupError:
+    kind = f"{type(made).__module__}.{type(made).__name__}"
+    return SetupError(
+        "PostgresRegisters(connect) takes a function such as asyncpg.connect, which returns an awaitable of a connection "
+        f"or pool of an asyncpg-like client; this one returned an object of {kind}. A workload of your own takes any client"
+    )
 
 
 class PostgresRegisters(Registers):
@@ -58,11 +67,20 @@ class PostgresRegisters(Registers):
         self._sql = _Statements(table)
 
     async def begin(self, resilience: Any) -> None:
-        """Connect, and create the table and its rows."""
+        """Connect, and create the table and its rows.
+
+        Raises:
+            SetupError: `connect` returns no connection and no pool of an asyncpg-like client.
+        """
         self._versions.clear()
         self._connections.clear()
         self._url = self._url or resilience.postgres.url
-        first = await self._connect(self._url)
+        made = self._connect(self._url)
+        if not inspect.isawaitable(made):
+            raise _wrong_client(made)
+        first = await made
+        if not (hasattr(first, "acquire") or hasattr(first, "executemany")):
+            raise _wrong_client(first)
         self._pool = first if hasattr(first, "acquire") else None
         connection = await first.acquire() if self._pool is not None else first
         try:

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from ..errors import SetupError
 from ..history import Client
 from .registers import Registers
 
@@ -17,6 +18,14 @@ NOT_HAPPENED = ("ResponseError", "BusyLoadingError", "MaxConnectionsError", "Aut
 FULL = "max number of clients reached"  # the server's answer to a new connection, which redis-py raises as a connection error
 
 Connect = Callable[[str], Any]
+
+
+def _is_blocking(client: object) -> bool:
+    """True for a client such as `redis.Redis`, whose methods are no coroutine functions."""
+    methods = [getattr(client, name, None) for name in ("execute_command", "close")]
+    return not hasattr(client, "aclose") and all(
+        callable(method) and not inspect.iscoroutinefunction(method) for method in methods
+    )
 
 
 class RedisRegisters(Registers):
@@ -51,9 +60,20 @@ class RedisRegisters(Registers):
         self._client: Any = None
 
     async def begin(self, resilience: Any) -> None:
-        """Create the client."""
+        """Create the client.
+
+        Raises:
+            SetupError: `connect` returns a client that is not asynchronous.
+        """
         made = self._connect(self._url or resilience.redis.url)
-        self._client = await made if inspect.isawaitable(made) and not hasattr(made, "execute_command") else made
+        client = await made if inspect.isawaitable(made) and not hasattr(made, "execute_command") else made
+        if _is_blocking(client):
+            kind = f"{type(client).__module__}.{type(client).__name__}"
+            raise SetupError(
+                "RedisRegisters(connect) takes a function such as redis.asyncio.Redis.from_url, which returns an asyncio client; "
+                f"this one returned an object of {kind}. A workload of your own takes any client"
+            )
+        self._client = client
 
     async def end(self) -> None:
         """Close the client."""

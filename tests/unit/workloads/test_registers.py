@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
@@ -194,6 +195,27 @@ def test_an_operation_that_takes_too_long_is_unknown() -> None:
 def test_wrong_settings_are_errors(make: Any, text: str) -> None:
     with pytest.raises(SetupError, match=text):
         make()
+
+
+async def _returned(value: Any) -> Any:
+    return value
+
+
+@pytest.mark.parametrize(
+    ("workload", "text"),
+    [
+        (lambda: PostgresRegisters(lambda url: redis.Redis()), "returned an object of redis.client.Redis"),
+        (
+            lambda: PostgresRegisters(lambda url: _returned(SimpleNamespace())),
+            "returned an object of types.SimpleNamespace",
+        ),
+        (lambda: RedisRegisters(redis.Redis.from_url), "returned an object of redis.client.Redis"),
+    ],
+)
+def test_a_client_of_another_kind_is_an_error_at_the_begin(workload: Any, text: str) -> None:
+    url = SimpleNamespace(url="redis://127.0.0.1:1")
+    with pytest.raises(SetupError, match=re.escape(text)):
+        asyncio.run(workload().begin(SimpleNamespace(postgres=url, redis=url)))
 
 
 def test_neighbours_race_for_one_object_and_objects_change_places() -> None:
