@@ -389,7 +389,7 @@ def _explain_broken_promise(item: pytest.Item, call: pytest.CallInfo[None]) -> N
 
 def _shorten_traceback(item: pytest.Item, call: pytest.CallInfo[None]) -> None:
     """Remove the frames of the plugin from an error that its message explains, unless --full-trace is set."""
-    if call.excinfo is None or item.config.getoption("fulltrace"):
+    if call.excinfo is None or item.config.getoption("fulltrace", False):
         return
     from .report.frames import shorten
 

@@ -72,6 +72,14 @@ def test_vacuous_is_an_error_under_strict(project: pytest.Pytester) -> None:
     result.stdout.fnmatch_lines(["*VACUOUS: redis.latency(seconds=0.01) affected no bytes*", "*bypasses the proxy*"])
 
 
+def test_a_failure_without_the_terminal_reporter_is_a_failure(project: pytest.Pytester) -> None:
+    project.makepyfile("def test_it(resilience): assert False")
+    result = project.runpytest_subprocess("-p", "no:terminal", "--junitxml=junit.xml")
+    assert result.ret == 1
+    result.stdout.no_fnmatch_line("*INTERNALERROR*")
+    assert ET.parse(project.path / "junit.xml").find(".//failure") is not None
+
+
 PLAYS = """
 import pytest, redis.asyncio, socket
 from pytest_resilience.schedule import Episode, Schedule, Step, operations, statement
