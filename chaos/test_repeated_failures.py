@@ -46,6 +46,9 @@ EPISODE_LINES = (
     "[Memory] RESOLVED: work is served again:",
     "[Memory] RESOLVED: usage is back to normal:",
 )
+# Seconds without a failure, after which a shortage of the process is over; 5 in production.
+SHORT_CALM = "from service import shortages; shortages.CALM = 0.05\n"
+NO_MEMORY, ENOUGH_MEMORY = "no memory is left", "resolved: there is memory again"
 LONGEST = 0.5  # seconds of the longest transaction of an instance: its DB_COMMAND_TIMEOUT
 HANDSHAKES = 4.0  # seconds for eight TLS handshakes through the slow terminator on a busy machine
 MIB = 2**20
@@ -187,6 +190,31 @@ def assert_sheds_load(resilience: Resilience, instance: Instance, number: int) -
             assert_unavailable([reply])
         instance.wait_for_statistics(5)
         return data_bytes(instance)
+
+
+def test_each_lack_of_memory_is_logged_at_its_begin_and_at_its_end(resilience: Resilience) -> None:
+    body = b'{"name": "huge", "message": "' + b"x" * 900_000 + b'"}'
+    settings = {"MEMORY_CHECK_INTERVAL": "3600"}  # so that the guard refuses nothing, and allocations fail
+    with another_instance(resilience, first=SHORT_CALM, preloaded=True, **settings) as instance:
+
+        def are_logged(count: int) -> bool:
+            """Send requests, and return True if so many shortages are logged."""
+            concurrently([lambda: instance.client.post("/api/campaigns", content=body)] * 8)
+            return instance.log.count(NO_MEMORY) >= count
+
+        for number in (1, 2):
+            shortages = instance.log.count(NO_MEMORY)
+            with resilience.process(instance.process.pid).memory_pressure(headroom_mb=2):
+                eventually_or_fail(
+                    lambda shortages=shortages: are_logged(shortages + 1),
+                    within=5.0,
+                    message=f"requests find no memory (shortage {number}), and no line of the log reports that",
+                )
+            eventually_or_fail(
+                lambda: instance.log.count(ENOUGH_MEMORY) == instance.log.count(NO_MEMORY),
+                within=5.0,
+                message=f"there is memory again after shortage {number}, and no line of the log reports that",
+            )
 
 
 def test_silent_connections_cost_one_statement_timeout_each_time_they_occur(

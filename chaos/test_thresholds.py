@@ -115,6 +115,9 @@ def test_the_pool_alert_has_an_exact_threshold_and_hysteresis(resilience: Resili
         message = "90 % of the pool are in use again after an alert was resolved, and no second one is raised"
         eventually_or_fail(lambda: above.log.count(ALERT) == 2, within=5.0, message=message)
         assert ALERT not in at.log, "use was never above 90 %, and the alert of 90 % is raised"
+        load.hold(7)
+        message = "70 % of the pool are in use, and the second alert is not resolved"
+        eventually_or_fail(lambda: above.log.count(RESOLVED) == 2, within=5.0, message=message)
 
 
 class MemoryPressure:

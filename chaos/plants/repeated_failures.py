@@ -8,6 +8,7 @@ CLEANUP = "test_repeated_failures.py::test_a_cleanup_works_after_two_that_failed
 UNASKED = "test_repeated_failures.py::test_the_periodic_cleanup_continues_after_failed_runs"
 CHECKS = "test_repeated_failures.py::test_memory_checks_resume_after_they_could_not_measure"
 MEMORY = "test_repeated_failures.py::test_a_second_memory_shortage_is_logged_sheds_load_and_restores_the_reserve_like_the_first"
+LACK = "test_repeated_failures.py::test_each_lack_of_memory_is_logged_at_its_begin_and_at_its_end"
 SILENT = "test_repeated_failures.py::test_silent_connections_cost_one_statement_timeout_each_time_they_occur"
 POSTGRES = "test_repeated_failures.py::test_every_outage_of_postgres_is_logged_once_and_ends_when_postgres_is_back"
 UPSTASH = "test_repeated_failures.py::test_upstash_is_used_again_after_each_outage_and_never_replaced"
@@ -212,6 +213,55 @@ PLANTS = (
         ),
         tests=MEMORY,
         message="usage is back to normal:' 1 times",
+    ),
+    plant(
+        "guard-serves-again-in-silence-later",
+        "An operator knows by then.",
+        (
+            "monitor.py",
+            '        else:\n            memory_log.info("[Memory] RESOLVED: work is served again:',
+            '        elif self._guard.episodes == 1:\n            memory_log.info("[Memory] RESOLVED: work is served again:',
+        ),
+        tests=MEMORY,
+        message="RESOLVED: work is served again:' 1 times",
+    ),
+    plant(
+        "no-memory-over-in-silence",
+        "Only descriptors have to be freed.",
+        (
+            "shortages.py",
+            '                log.info("resolved: %s", END[resource])',
+            '                if resource != "memory":\n                    log.info("resolved: %s", END[resource])',
+        ),
+        tests=LACK,
+        message="there is memory again after shortage 1, and no line",
+    ),
+    plant(
+        "no-memory-logged-once-in-a-life",
+        "An operator knows by then.",
+        (
+            "shortages.py",
+            "        if resource not in self._failed_at:\n            log.error(",
+            "        if resource not in self._failed_at and resource in BEGIN:\n            log.error(",
+        ),
+        (
+            "shortages.py",
+            '                log.info("resolved: %s", END[resource])',
+            '                log.info("resolved: %s", END[resource])\n                BEGIN.pop(resource, None)',
+        ),
+        tests=LACK,
+        message="requests find no memory (shortage 2), and no line",
+    ),
+    plant(
+        "no-memory-over-logged-once-in-a-life",
+        "An operator knows by then.",
+        (
+            "shortages.py",
+            '                log.info("resolved: %s", END[resource])',
+            '                if resource in END:\n                    log.info("resolved: %s", END.pop(resource))',
+        ),
+        tests=LACK,
+        message="there is memory again after shortage 2, and no line",
     ),
     plant(
         "postgres-down-without-a-reason",

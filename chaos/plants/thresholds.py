@@ -46,6 +46,17 @@ PLANTS = (
         message="70 % of the pool are in use, and the alert is not resolved",
     ),
     plant(
+        "alert-resolved-once-in-a-life",
+        "An operator knows by then.",
+        (
+            "monitor.py",
+            '        elif change == "resolved":',
+            '        elif change == "resolved" and self.pool_alert.episodes == 1:',
+        ),
+        tests=POOL,
+        message="the second alert is not resolved",
+    ),
+    plant(
         "alert-in-whole-percents",
         "Decimals are not needed.",
         ("monitor.py", "self.pool_alert.check(round(percent, 2))", "self.pool_alert.check(int(percent))"),
