@@ -211,7 +211,7 @@ PLANTS = (
             '            log.debug("messages of other instances are not',
         ),
         tests=SUBSCRIPTION,
-        message="Redis refuses a subscription, and no line",
+        message="Redis refuses a subscription (episode 1), and no line",
     ),
     plant(
         "subscription-refused-is-the-end",
@@ -219,7 +219,7 @@ PLANTS = (
         (
             "cache/channel.py",
             "                self._log_failure(error)\n",
-            "                self._log_failure(error)\n                if self._redis.up:\n                    return\n",
+            "                self._log_failure(error)\n                if _is_refusal(error):\n                    return\n",
         ),
         tests=SUBSCRIPTION,
         message="Redis allows a subscription again, and",
@@ -260,9 +260,23 @@ PLANTS = (
     plant(
         "subscription-refused-without-a-reason",
         "Redis knows why.",
-        ("cache/channel.py", 'not received: %s", type(error).__name__)', 'not received: %s", "refused")'),
+        ("cache/channel.py", 'not received: %s", failure_reason(error))', 'not received: %s", "refused")'),
         tests=SUBSCRIPTION,
         message="Redis refuses a subscription, and the log names the reason ' refused'",
+    ),
+    plant(
+        "subscription-refused-with-a-type-only",
+        "The type says enough.",
+        ("cache/channel.py", 'not received: %s", failure_reason(error))', 'not received: %s", type(error).__name__)'),
+        tests=SUBSCRIPTION,
+        message="Redis refuses a subscription, and the log names the reason ' NoPermissionError'",
+    ),
+    plant(
+        "lost-subscription-is-a-refused-one",
+        "Messages are not received, whatever the reason.",
+        ("cache/channel.py", "        is_certain = _is_refusal(error) or", "        is_certain = True or"),
+        tests=AGAIN,
+        message="Redis was down, and the log reports that it refuses a subscription",
     ),
     plant(
         "live-updates-end-with-the-first-client",

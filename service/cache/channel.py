@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from .redis_store import RedisStore, TimeBudget
+from .redis_store import RedisStore, TimeBudget, failure_reason
 
 if TYPE_CHECKING:
     from redis.asyncio.client import PubSub
@@ -25,6 +25,7 @@ CONNECT_TIMEOUT = 2.0
 PING_AFTER = 5.0  # seconds of silence, after which Redis is pinged
 DEAD_AFTER = 8.0  # seconds of silence, after which the connection is replaced
 MIN_DELAY, MAX_DELAY = 0.1, 5.0  # seconds between two attempts while Redis is up
+OUTAGE_KNOWN_AFTER = 2.0  # seconds after which RedisStore has noticed an outage
 
 
 class Channel:
@@ -56,6 +57,7 @@ class Channel:
         self._clock = clock
         self._wanted = asyncio.Event()
         self._failed = False
+        self._failing = (-1, 0.0)  # the outages of Redis at the first failure in a row, and its time
 
     def listen(self) -> None:
         """Begin to listen. Without this call no connection is opened."""
@@ -122,12 +124,25 @@ class Channel:
                 await pubsub.ping()
 
     def _log_failure(self, error: Exception) -> None:
-        """Log once that messages of other instances are missed although Redis is up."""
-        if self._redis.up and not self._failed:
+        """Log once that messages of other instances are missed although Redis is up.
+
+        A lost connection may be the beginning of an outage, so it is logged only if none is noticed.
+        """
+        now, outages = self._clock(), self._redis.outages
+        if self._failing[0] != outages:
+            self._failing = (outages, now)
+        is_certain = _is_refusal(error) or now - self._failing[1] > OUTAGE_KNOWN_AFTER
+        if self._redis.up and is_certain and not self._failed:
             self._failed = True
-            log.warning("messages of other instances are not received: %s", type(error).__name__)
+            log.warning("messages of other instances are not received: %s", failure_reason(error))
 
     def _log_success(self) -> None:
+        self._failing = (-1, 0.0)
         if self._failed:
             self._failed = False
             log.info("RESOLVED: messages of other instances are received again")
+
+
+def _is_refusal(error: Exception) -> bool:
+    """True if an error is a reply of Redis. This imports nothing, because an import may fail."""
+    return any(each.__name__ == "ResponseError" for each in type(error).__mro__)

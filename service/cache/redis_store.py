@@ -315,7 +315,7 @@ class RedisStore:
             budget.remaining -= self._clock() - started
 
     def _record_failure(self, error: Exception, epoch: int) -> None:
-        reason = _reason(error)
+        reason = failure_reason(error)
         if self._breaker.record_failure(reason, epoch):
             log.warning("Redis connection failed, falling back to in-memory cache: %s", reason)
             self._wake.set()
@@ -435,7 +435,7 @@ def _is_wrong_type(error: Exception) -> bool:
     return str(error).startswith("WRONGTYPE")
 
 
-def _reason(error: Exception) -> str:
+def failure_reason(error: Exception) -> str:
     """Return one line for the log."""
     if _is_timeout(error):
         return "no answer in time"

@@ -30,6 +30,7 @@ class FakeStore:
     def __init__(self, redis):
         self.redis = redis
         self.up = True
+        self.outages = 0
         self.connects = 0
         self.error = None
         self._changed = asyncio.Event()

@@ -5,6 +5,8 @@ import contextlib
 import logging
 
 import pytest
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import NoPermissionError
 
 from service.cache import channel as module
 from service.cache.channel import Channel
@@ -104,7 +106,7 @@ def test_the_connection_is_closed_when_nobody_listens():
 def test_a_refused_subscription_is_tried_again_and_logged_once(caplog):
     redis = FakeRedis()
     one = Instance(redis)
-    one.store.error = PermissionError("NOPERM")
+    one.store.error = NoPermissionError("No permissions to access a channel")
     with caplog.at_level(logging.INFO):
 
         async def scenario():
@@ -115,8 +117,36 @@ def test_a_refused_subscription_is_tried_again_and_logged_once(caplog):
 
         run([one], scenario)
     assert [record.message for record in caplog.records] == [
-        "messages of other instances are not received: PermissionError",
+        "messages of other instances are not received: NoPermissionError: No permissions to access a channel",
         "RESOLVED: messages of other instances are received again",
+    ]
+
+
+def test_a_lost_connection_is_logged_only_if_redis_stays_up(caplog):
+    now = 0.0
+    redis = FakeRedis()
+    one = Instance(redis, clock=lambda: now)
+    one.store.error = RedisConnectionError("Connection closed by server.")
+
+    async def fails(times):
+        connects = one.store.connects
+        await until(lambda: one.store.connects >= connects + times)
+
+    async def scenario():
+        nonlocal now
+        one.channel.listen()
+        for _ in range(3):  # outages, which are noticed a moment later
+            now += module.OUTAGE_KNOWN_AFTER - 0.1
+            await fails(3)
+            one.store.outages += 1
+        await fails(3)
+        assert not caplog.records
+        now += module.OUTAGE_KNOWN_AFTER + 0.1
+        await fails(3)
+
+    run([one], scenario)
+    assert caplog.messages == [
+        "messages of other instances are not received: ConnectionError: Connection closed by server."
     ]
 
 
