@@ -6,6 +6,7 @@ import re
 import shutil
 import signal
 import time
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -42,6 +43,8 @@ TAKEN_OVER_WITHIN = 8.0  # seconds from SIGKILL until another instance has run t
 RETURNED_WITHIN = 2.0  # seconds from the end of a stopped instance until another one has run its job
 ADOPTED_WITHIN = 8.0  # seconds from SIGKILL until a running instance has looked for the journals of dead ones
 COUNTED_WITHIN = 2.0  # seconds until the metrics have the jobs of all instances, which are counted once a second
+HAND_BACK_BATCH = 250  # jobs that the service hands back at once
+FIRST_UNKNOWN = 10**9  # an id beyond those of all campaigns
 MANY_ATTEMPTS = 12  # JOB_ATTEMPTS of a test about the delays between them
 DAY = 86_400.0  # seconds
 HANDED_BACK = r"(\d+) jobs of the journal were handed back to the queue"
@@ -307,6 +310,37 @@ def test_a_running_instance_takes_over_the_journals_of_a_killed_one_and_of_one_t
     assert gateway.campaigns == campaigns, f"jobs were sent as {campaigns} and ran as {gateway.campaigns}"
     found = log.find_all(FOUND)
     assert found == [str(len(campaigns))], f"{len(campaigns)} jobs were found in a journal, and the log reports {found}"
+
+
+def test_a_journal_with_more_jobs_than_a_batch_is_handed_back(
+    resilience: Resilience, job_settings: dict[str, str], tmp_path: Path
+) -> None:
+    """A process has ended with these jobs. Their campaigns do not exist, so the jobs send nothing."""
+    jobs = HAND_BACK_BATCH + 1
+    records = b"".join(map(journal_record, range(FIRST_UNKNOWN, FIRST_UNKNOWN + jobs)))
+    (tmp_path / "0123456789abcdef.jobs").write_bytes(records)
+    settings = job_settings | {"JOURNAL_DIR": str(tmp_path)}
+    with (
+        resilience.service.pause(),
+        redis_commands(resilience) as command,
+        another_instance(resilience, **settings) as instance,
+    ):
+
+        def run() -> int:
+            """Return the number of jobs that have run."""
+            count: int = command("ZCARD", "bull:campaigns:completed")
+            return count
+
+        eventually_or_fail(lambda: run() >= jobs, within=10.0, message=f"not all {jobs} jobs of a journal have run")
+        assert run() == jobs, f"a journal has {jobs} jobs, and {run()} have run"
+        logged = [int(count) for count in re.findall(HANDED_BACK, instance.log)]
+        assert logged == [jobs], f"{jobs} jobs were handed back in batches, and the log reports {logged}"
+
+
+def journal_record(campaign_id: int) -> bytes:
+    """Return the record of a job in the journal."""
+    job_id = b"campaign-%d-0" % campaign_id
+    return b"%08x %s\n" % (zlib.crc32(job_id), job_id)
 
 
 def test_a_send_is_503_while_the_journal_cannot_be_synced(resilience: Resilience, job_settings: dict[str, str]) -> None:

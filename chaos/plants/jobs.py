@@ -11,6 +11,7 @@ LOST_REPLY = "test_jobs.py::test_an_enqueue_whose_reply_is_lost_makes_one_job"
 FLAPS = "test_jobs.py::test_jobs_accepted_while_redis_flaps_run_once"
 TAKEN_OVER = "test_jobs.py::test_another_instance_finishes_the_job_of_one_that_ends"
 SHARED = "test_jobs.py::test_two_instances_share_the_queue_and_neither_delivers_twice"
+BATCHES = "test_jobs.py::test_a_journal_with_more_jobs_than_a_batch_is_handed_back"
 POISON = "test_jobs.py::test_a_job_that_always_fails_is_a_dead_letter_until_it_is_retried"
 POSTGRES = "test_jobs.py::test_an_outage_of_postgres_makes_no_dead_letter"
 UNWRITABLE = "test_jobs.py::test_a_journal_that_cannot_be_written_is_a_503_while_redis_is_down"
@@ -63,13 +64,13 @@ PLANTS = (
         "Redis was down last year, too.",
         (
             "jobs/queue.py",
-            "        total = len(self.journal)\n",
-            "        if self._counts.dead < 0:\n            return\n        total = len(self.journal)\n",
+            "        total = 0\n",
+            "        if self._counts.dead < 0:\n            return\n        total = 0\n",
         ),
         (
             "jobs/queue.py",
             'handed back to the queue", total)\n',
-            'handed back to the queue", total)\n            self.bull.counts = lambda: asyncio.sleep(0, QueueCounts(dead=-1))\n',
+            'handed back to the queue", total)\n                self.bull.counts = lambda: asyncio.sleep(0, QueueCounts(dead=-1))\n',
         ),
         tests=OUTAGES,
         message="is back, and after",
@@ -306,9 +307,31 @@ PLANTS = (
     plant(
         "jobs-handed-back-in-silence",
         "It is over, so it is no news.",
-        ("jobs/queue.py", "        if total:\n            log.info(", "        if total:\n            log.debug("),
+        (
+            "jobs/queue.py",
+            "            if total:\n                log.info(",
+            "            if total:\n                log.debug(",
+        ),
         tests=OUTAGES,
         message="jobs were handed back, and the log reports 0",
+    ),
+    plant(
+        "jobs-of-the-last-batch-counted",
+        "The number of jobs that were handed back is the length of the list.",
+        ("jobs/queue.py", "                total += len(jobs)\n", "                total = len(jobs)\n"),
+        tests=BATCHES,
+        message="jobs were handed back in batches, and the log reports",
+    ),
+    plant(
+        "jobs-beyond-a-batch-forgotten",
+        "The journal is empty when Redis has its jobs.",
+        (
+            "jobs/queue.py",
+            "                await self.journal.remove(jobs)\n",
+            "                await self.journal.remove(self.journal.oldest(len(self.journal)))\n",
+        ),
+        tests=BATCHES,
+        message="not all 251 jobs of a journal have run",
     ),
     plant(
         "jobs-connected-logged-once",

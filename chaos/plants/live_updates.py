@@ -222,7 +222,7 @@ PLANTS = (
             "                self._log_failure(error)\n                if _is_refusal(error):\n                    return\n",
         ),
         tests=SUBSCRIPTION,
-        message="Redis allows a subscription again, and",
+        message="Redis allows a subscription again (episode 1), and no line",
     ),
     plant(
         "live-updates-199-wait",

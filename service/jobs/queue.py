@@ -142,12 +142,15 @@ class JobQueue:
 
     async def _hand_back(self) -> None:
         """Give the jobs of the journal to Redis in their order, until none is left."""
-        total = len(self.journal)
-        while jobs := self.journal.oldest(HAND_BACK_BATCH):
-            await self.bull.add_all(jobs)
-            await self.journal.remove(jobs)
-        if total:
-            log.info("%d jobs of the journal were handed back to the queue", total)
+        total = 0
+        try:
+            while jobs := self.journal.oldest(HAND_BACK_BATCH):
+                await self.bull.add_all(jobs)
+                total += len(jobs)
+                await self.journal.remove(jobs)
+        finally:
+            if total:
+                log.info("%d jobs of the journal were handed back to the queue", total)
 
     async def _sleep(self, seconds: float) -> None:
         """Sleep until a job is in the journal, for at most `seconds`."""
