@@ -92,6 +92,23 @@ def lag(resilience: Resilience) -> float:
     return metric(resilience.service, "service_cadence_lag_seconds")
 
 
+def wait_until_late(resilience: Resilience) -> None:
+    """Wait until /readyz reports that the cadence is late, and assert that the metrics agree. No step may be enqueued meanwhile."""
+    looks: list[tuple[float, str, float]] = []
+
+    def look() -> bool:
+        looks.append((lag(resilience), cadence_state(resilience), lag(resilience)))
+        return looks[-1][1] == "late"
+
+    message = f"the queue took no jobs, and after {LATE:g} s /readyz does not report that the cadence is late"
+    eventually_or_fail(look, within=LATE + CLAIM, message=message)
+    for before, state, after in looks:
+        assert after > LATE if state == "late" else before <= LATE, (
+            f"a cadence is late when a step has been due for more than {LATE:g} s, and /readyz reports {state!r} with a lag of "
+            f"{before:.2f} to {after:.2f} s in the metrics"
+        )
+
+
 def assert_no_step_is_missing(resilience: Resilience, number: int, reason: str = "") -> None:
     """Assert that each step before the last one is delivered, soon. A step that a fault interrupted is delivered later."""
     last = max(steps(resilience, number))
@@ -163,10 +180,7 @@ def test_no_step_is_lost_while_the_queue_takes_no_jobs(resilience: Resilience) -
         waiting = "select 1 from cadences where claimed_until is not null and campaign_id = $1"
         wait_for_row(resilience, waiting, number, within=CLAIM, message=message)
         before = len(steps(resilience, number))
-        message = f"the queue took no jobs, and after {LATE:g} s /readyz does not report that the cadence is late"
-        eventually_or_fail(lambda: cadence_state(resilience) == "late", within=LATE + CLAIM, message=message)
-        message = f"the cadence is late for more than {LATE:g} s, and the metrics report a lag of less"
-        eventually_or_fail(lambda: lag(resilience) > LATE, within=LATE, message=message)
+        wait_until_late(resilience)
     wait_for_steps(resilience, number, before + 3, within=2 * BACK_WITHIN)
     assert_no_step_is_missing(resilience, number, "the queue took no jobs for a while, and ")
     message = "no step is late any more, and /readyz reports that the cadence is"

@@ -280,6 +280,17 @@ def test_each_row_is_judged_alone_and_the_last_one_of_an_address_is_stored(resil
     assert (body["rejected"], lines) == (12, [*range(2, 12)]), f"12 rows are rejected, and the response is {body}"
 
 
+def test_a_quote_that_is_not_closed_within_4_kib_costs_one_line(resilience: Resilience) -> None:
+    for size, expected in ((4000, (0, 1)), (4200, (100, 2))):  # the line of the closing quote opens a record, too
+        inside = rows(100)
+        record = b'"%s\n%s"\n' % (b"x" * (size - len(inside) - 4), inside)
+        body = upload(resilience, HEADER + record).json()
+        found = body["imported"], body["rejected"]
+        assert found == expected, (
+            f"a quote is closed after {size} bytes, and {found} rows are imported and rejected, not {expected}"
+        )
+
+
 def test_a_file_may_have_10_mib_and_100_000_rows_and_not_one_more(resilience: Resilience) -> None:
     line = b"x" * (MAX_BYTES - len(HEADER))
     files: tuple[tuple[str, bytes | Iterator[bytes], int], ...] = (

@@ -222,6 +222,8 @@ def test_jobs_accepted_in_each_outage_of_redis_are_handed_back_in_order_and_run_
     )
     sizes = [path.stat().st_size for path in journal_files()]
     assert not any(sizes), f"all jobs have run, and the journal has files of {sizes} bytes"
+    counted = jobs_counted(resilience.service)["journal"]
+    assert counted == 0, f"all jobs have run, and the metrics count {counted} in the journal"
     handed_back = sum(map(int, log.find_all(HANDED_BACK)))
     assert handed_back == len(sent), f"{len(sent)} jobs were handed back, and the log reports {handed_back}"
     lines = log.count("Redis connected successfully for BullMQ")
@@ -454,6 +456,8 @@ def test_a_job_that_always_fails_is_a_dead_letter_until_it_is_retried(resilience
     assert codes == [409, 404], f"retries of a completed and of an unknown job are {codes}, not 409 and 404"
     codes = [send(resilience.service, 999).status_code, resilience.service.get("/api/jobs/campaign-999-0").status_code]
     assert codes == [404, 404], f"a send of an unknown campaign and an unknown job are {codes}, not 404"
+    code = resilience.service.get(f"/api/jobs/campaign-0{poison}-0").status_code
+    assert code == 404, f"a job has one id, and with a 0 before its number it is {code}, not 404"
     wait_until_counted(resilience.service, "a dead letter has been retried, and the metrics count it", dead=0)
 
 
@@ -507,6 +511,8 @@ def test_failed_runs_are_repeated_after_growing_delays_of_at_most_a_minute(
                 f"after failed run number {runs} the next one is due in {seen} s, not in {longest / 2:g} to {longest:g} s"
             )
             assert len(set(seen)) > 1, f"jobs that fail together are repeated together, each after {seen[0]} s"
+        message = "jobs wait for their next runs, and the metrics do not count them as waiting"
+        wait_until_counted(instance.client, message, waiting=len(campaigns))
 
 
 def persistent_client(instance: Instance) -> httpx.Client:
@@ -547,6 +553,8 @@ def test_no_more_jobs_run_at_a_time_than_worker_connections(resilience: Resilien
     message = "3 jobs were sent, WORKER_CONNECTIONS is 1, and the metrics do not count 1 active job and 2 that wait"
     wait_until_counted(resilience.service, message, active=1, waiting=2)
     assert gateway.requests == 1, f"WORKER_CONNECTIONS is 1, and {gateway.requests} jobs wait for the gateway"
+    codes = {resilience.service.post(f"/api/jobs/campaign-{i}-0/retry").status_code for i in campaigns}
+    assert codes == {409}, f"retries of an active job and of two that wait are {codes}, not 409"
     gateway.release(answer=True)
     all_run(resilience.service, campaigns, within=5.0, message="jobs that waited for a connection do not run")
 

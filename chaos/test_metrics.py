@@ -154,6 +154,11 @@ def test_a_starved_pool_shows_until_it_recovers(resilience: Resilience) -> None:
     after = metrics(resilience.service)
     in_progress = after["service_http_requests_in_progress"]
     assert in_progress == 1, f"one request is under way, and the metrics report {in_progress:g}"
+    utilisation = after["service_db_pool_utilisation_ratio"]
+    in_use = after["service_db_pool_in_use"]
+    assert utilisation == in_use / healthy.POOL_MAX, (
+        f"{in_use:g} connections are in use, and the metrics report a share of {utilisation:g}"
+    )
     assert after["service_db_pool_waiting"] == 0, "no request waits for a connection, and the metrics report some"
     busy = after["service_db_pool_busy_seconds_total"] - before["service_db_pool_busy_seconds_total"]
     waited = sum(reply.seconds for reply in replies)

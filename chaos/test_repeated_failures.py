@@ -27,6 +27,8 @@ from workload import (
     concurrently,
     create,
     eventually_or_fail,
+    metric,
+    metrics,
     postgres_session,
     redis_commands,
     session_exists,
@@ -174,6 +176,8 @@ def test_a_second_memory_shortage_is_logged_sheds_load_and_restores_the_reserve_
                 count = instance.log.count(line)
                 assert count == number, f"after {number} episodes the log has {line!r} {count} times"
             recovers(lambda: instance.client.get("/readyz").status_code == 200, within=5.0)
+        raised = metric(instance.client, 'service_alerts_raised_total{alert="memory_high"}')
+        assert raised == 2, f"memory was short two times, and the metrics count {raised:g} episodes"
 
 
 def assert_sheds_load(resilience: Resilience, instance: Instance, number: int) -> int:
@@ -329,6 +333,9 @@ def test_upstash_is_used_again_after_each_outage_and_never_replaced(resilience: 
                 assert sources == {"memory"}, f"Upstash is down (outage {number}), and {sources} serve in its place"
             wait_until_upstash_serves(number)
             assert instance.client.get(path).json()["message"] == f"outage {number}"
+        values = metrics(instance.client)
+        sources = {source: values[f'service_cache_source{{source="{source}"}}'] for source in ("upstash", "redis")}
+        assert sources == {"upstash": 1, "redis": 0}, f"Upstash is used, and the metrics report the sources {sources}"
         lines = instance.log.count(FELL_BACK)
         assert lines >= 2, f"two outages of Upstash, and the log has {lines}"
 

@@ -241,7 +241,7 @@ PLANTS = (
         "The state has it.",
         ("metrics.py", "_one(lambda s: s.scheduler.lag)", '_one(lambda s: s.scheduler.state == "late")'),
         tests=NO_QUEUE,
-        message="and the metrics report a lag of less",
+        message="and /readyz reports 'late' with a lag of 1.00 to 1.00 s",
     ),
     plant(
         "cadence-polls-with-the-pool",
@@ -268,5 +268,19 @@ PLANTS = (
         ("jobs/scheduler.py", 'so due steps wait: %s", error)', 'so due steps wait: %s", "see the queue")'),
         tests=NO_QUEUE,
         message="the queue takes no jobs, and the log names the reasons",
+    ),
+    plant(
+        "cadence-late-too-early",
+        "Late is late.",
+        ("jobs/scheduler.py", "LATE_AFTER = 1.0", "LATE_AFTER = 0.3"),
+        tests="test_cadence.py::test_no_step_is_lost_while_the_queue_takes_no_jobs",
+        message="and /readyz reports 'late' with a lag of 0",
+    ),
+    plant(
+        "cadence-late-too-late",
+        "A step may be late for a moment.",
+        ("jobs/scheduler.py", "LATE_AFTER = 1.0", "LATE_AFTER = 2.0"),
+        tests="test_cadence.py::test_no_step_is_lost_while_the_queue_takes_no_jobs",
+        message="and /readyz reports 'ok' with a lag of 1",
     ),
 )

@@ -12,6 +12,7 @@ ROWS = "test_contacts.py::test_each_row_is_judged_alone_and_the_last_one_of_an_a
 SIZES = "test_contacts.py::test_a_file_may_have_10_mib_and_100_000_rows_and_not_one_more"
 EARLY = "test_contacts.py::test_an_import_that_ends_early_has_imported_the_rows_before"
 TOGETHER = "test_contacts.py::test_two_imports_of_the_same_addresses_at_one_time_both_succeed"
+QUOTE = "test_contacts.py::test_a_quote_that_is_not_closed_within_4_kib_costs_one_line"
 
 PLANTS = (
     plant(
@@ -294,5 +295,19 @@ PLANTS = (
         ),
         tests=TOGETHER,
         message="two imports of the same 3 addresses report",
+    ),
+    plant(
+        "contact-quotes-of-8-kib",
+        "A quoted text may be long.",
+        ("http/contact_csv.py", "MAX_RECORD_BYTES = 4096", "MAX_RECORD_BYTES = 8192"),
+        tests=QUOTE,
+        message="a quote is closed after 4200 bytes, and (0, 1) rows",
+    ),
+    plant(
+        "contact-quotes-of-2-kib",
+        "A contact is short.",
+        ("http/contact_csv.py", "MAX_RECORD_BYTES = 4096", "MAX_RECORD_BYTES = 2048"),
+        tests=QUOTE,
+        message="a quote is closed after 4000 bytes, and (100, 2) rows",
     ),
 )

@@ -572,4 +572,48 @@ PLANTS = (
         tests=UNWRITABLE,
         message="a file is in place of the journal, and the log has no line with",
     ),
+    plant(
+        "retry-of-any-job",
+        "A retry does no harm.",
+        (
+            "http/job_routes.py",
+            '        if state.status != "failed" or not await self._queue.retry(state.job.id):\n',
+            '        if state.status == "completed" or await self._queue.retry(state.job.id) is None:\n',
+        ),
+        tests=AT_A_TIME,
+        message="retries of an active job and of two that wait are {202}, not 409",
+    ),
+    plant(
+        "job-by-another-spelling",
+        "int() knows what a number is.",
+        (
+            "jobs/job.py",
+            "return job if job is not None and job.id == job_id else None",
+            "return job",
+        ),
+        tests=POISON,
+        message="with a 0 before its number it is 200, not 404",
+    ),
+    plant(
+        "metrics-delayed-do-not-wait",
+        "The jobs that wait are in the list `wait`.",
+        ("jobs/bull.py", "QueueCounts(waiting=waiting + delayed,", "QueueCounts(waiting=waiting,"),
+        tests=DELAYS,
+        message="jobs wait for their next runs, and the metrics do not count them as waiting",
+    ),
+    plant(
+        "metrics-journal-never-down",
+        "The peak is what matters.",
+        ("jobs/queue.py", "        self.failed_runs = 0\n", "        self.failed_runs = 0\n        self._peak = 0\n"),
+        (
+            "jobs/queue.py",
+            "        return dataclasses.replace(self._counts, journal=len(self.journal),",
+            (
+                "        self._peak = max(self._peak, len(self.journal))\n"
+                "        return dataclasses.replace(self._counts, journal=self._peak,"
+            ),
+        ),
+        tests=OUTAGES,
+        message="all jobs have run, and the metrics count 4 in the journal",
+    ),
 )

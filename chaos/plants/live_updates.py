@@ -296,4 +296,15 @@ PLANTS = (
         tests=RECONNECT,
         message="two contacts have the first step and one has the second, and the state has 2 sent",
     ),
+    plant(
+        "live-updates-full-without-retry-after",
+        "Clients of Socket.IO reconnect in their own time.",
+        (
+            "http/live_updates.py",
+            '"There are too many clients of live updates.", retry_after=5)',
+            '"There are too many clients of live updates.", retry_after=None)',
+        ),
+        tests=ROOM,
+        message="a 503 has no Retry-After header",
+    ),
 )

@@ -171,4 +171,36 @@ PLANTS = (
         tests=LABELS,
         message="Accept asks for OpenMetrics",
     ),
+    plant(
+        "metrics-utilisation-of-the-peak",
+        "The peak is what matters.",
+        (
+            "metrics.py",
+            "_one(lambda s: s.database.usage.in_use / s.database.usage.size)",
+            "_one(lambda s: 1.0 if s.pool_alert.episodes else s.database.usage.in_use / s.database.usage.size)",
+        ),
+        tests="test_metrics.py::test_a_starved_pool_shows_until_it_recovers",
+        message="connections are in use, and the metrics report a share of 1",
+    ),
+    plant(
+        "metrics-memory-alerts-counted-once",
+        "There was one.",
+        (
+            "metrics.py",
+            "sources.guard.in_episode, sources.guard.episodes",
+            "sources.guard.in_episode, min(1, sources.guard.episodes)",
+        ),
+        tests=(
+            "test_repeated_failures.py::"
+            "test_a_second_memory_shortage_is_logged_sheds_load_and_restores_the_reserve_like_the_first"
+        ),
+        message="memory was short two times, and the metrics count 1 episodes",
+    ),
+    plant(
+        "metrics-upstash-is-redis",
+        "Upstash is a Redis.",
+        ("cache/redis_store.py", '            return "upstash"\n', '            return "redis"\n'),
+        tests="test_repeated_failures.py::test_upstash_is_used_again_after_each_outage_and_never_replaced",
+        message="Upstash is used, and the metrics report the sources",
+    ),
 )
