@@ -335,6 +335,8 @@ def test_a_journal_with_more_jobs_than_a_batch_is_handed_back(
 
         eventually_or_fail(lambda: run() >= jobs, within=10.0, message=f"not all {jobs} jobs of a journal have run")
         assert run() == jobs, f"a journal has {jobs} jobs, and {run()} have run"
+        message = f"{jobs} jobs were handed back, and no line of the log reports that"
+        eventually_or_fail(lambda: re.search(HANDED_BACK, instance.log), within=5.0, message=message)
         logged = [int(count) for count in re.findall(HANDED_BACK, instance.log)]
         assert logged == [jobs], f"{jobs} jobs were handed back in batches, and the log reports {logged}"
 
