@@ -90,7 +90,7 @@ PLANTS = (
     plant(
         "batches-with-a-random-key",
         "A key must be unique.",
-        ("jobs/gateway.py", '("Idempotency-Key", batch.id)', '("Idempotency-Key", str(id(batch)))'),
+        ("jobs/gateway.py", '("Idempotency-Key", batch.id)', '("Idempotency-Key", __import__("uuid").uuid4().hex)'),
         tests=f"{OUTAGE}[resetting]",
         message="with another Idempotency-Key",
     ),
