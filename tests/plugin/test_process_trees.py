@@ -76,13 +76,13 @@ def test_every_process_of_the_service_is_struck_and_healed(service: pytest.Pytes
 def test_the_kernel_kills_a_worker_when_the_tree_exceeds_its_limit(service: pytest.Pytester) -> None:
     service.makepyfile(
         """
-        import httpx, os, pathlib, pytest
+        import glob, httpx, os, pathlib, pytest
         from pytest_resilience import eventually
         from conftest import get, tree
 
         def groups():
             own = f"pytest-resilience-{os.getpid()}-*"
-            return [p for root in ("memory", ".") for p in pathlib.Path("/sys/fs/cgroup", root).rglob(own)]
+            return [pathlib.Path(p) for root in ("memory", ".") for p in glob.glob(f"/sys/fs/cgroup/{root}/**/{own}", recursive=True)]
 
         def test_killed(resilience):
             with resilience.service.memory_limit(headroom_mb=32) as strike:
