@@ -10,7 +10,7 @@ from typing import Any
 
 from ..errors import SetupError
 from ..history import Client
-from .registers import NotSent, Registers, Rejected
+from .registers import NotSent, Registers, Rejected, wrong_client
 
 KINDS = ("delete", "update", "read", "list")
 PATTERN = ("update", "read", "update", "read", "update", "list", "read", "delete", "read", "update", "read", "list")
@@ -18,14 +18,10 @@ LOST = ("08", "57P")  # classes of SQLSTATE for a connection that has ended: wha
 CLOSE_WITHIN = 2.0  # seconds
 
 Connect = Callable[[str], Awaitable[Any]]
-
-
-def _wrong_client(made: object) -> SetupError:
-    kind = f"{type(made).__module__}.{type(made).__name__}"
-    return SetupError(
-        "PostgresRegisters(connect) takes a function such as asyncpg.connect, which returns an awaitable of a connection "
-        f"or pool of an asyncpg-like client; this one returned an object of {kind}. A workload of your own takes any client"
-    )
+TAKES = (
+    "PostgresRegisters(connect) takes a function such as asyncpg.connect, which returns an awaitable of a connection or pool"
+    " of an asyncpg-like client"
+)
 
 
 class PostgresRegisters(Registers):
@@ -77,10 +73,10 @@ class PostgresRegisters(Registers):
         self._url = self._url or resilience.postgres.url
         made = self._connect(self._url)
         if not inspect.isawaitable(made):
-            raise _wrong_client(made)
+            raise wrong_client(TAKES, made)
         first = await made
         if not (hasattr(first, "acquire") or hasattr(first, "executemany")):
-            raise _wrong_client(first)
+            raise wrong_client(TAKES, first)
         self._pool = first if hasattr(first, "acquire") else None
         connection = await first.acquire() if self._pool is not None else first
         try:

@@ -6,9 +6,8 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ..errors import SetupError
 from ..history import Client
-from .registers import Registers
+from .registers import Registers, wrong_client
 
 KINDS = ("delete", "update", "read", "add")
 REGISTERS = ("delete", "update", "read")
@@ -18,6 +17,7 @@ NOT_HAPPENED = ("ResponseError", "BusyLoadingError", "MaxConnectionsError", "Aut
 FULL = "max number of clients reached"  # the server's answer to a new connection, which redis-py raises as a connection error
 
 Connect = Callable[[str], Any]
+TAKES = "RedisRegisters(connect) takes a function such as redis.asyncio.Redis.from_url, which returns an asyncio client"
 
 
 def _is_blocking(client: object) -> bool:
@@ -68,11 +68,7 @@ class RedisRegisters(Registers):
         made = self._connect(self._url or resilience.redis.url)
         client = await made if inspect.isawaitable(made) and not hasattr(made, "execute_command") else made
         if _is_blocking(client):
-            kind = f"{type(client).__module__}.{type(client).__name__}"
-            raise SetupError(
-                "RedisRegisters(connect) takes a function such as redis.asyncio.Redis.from_url, which returns an asyncio client; "
-                f"this one returned an object of {kind}. A workload of your own takes any client"
-            )
+            raise wrong_client(TAKES, client)
         self._client = client
 
     async def end(self) -> None:

@@ -23,6 +23,17 @@ class Rejected(Exception):
     """The server has refused an operation, so it has not happened. The message is a status such as "412"."""
 
 
+def wrong_client(takes: str, made: object) -> SetupError:
+    """Return the error for a client that a workload can't use.
+
+    Args:
+        takes: the workload and the function that it takes.
+        made: what the function has returned.
+    """
+    kind = f"{type(made).__module__}.{type(made).__name__}"
+    return SetupError(f"{takes}; this one returned an object of {kind}. A workload of your own takes any client")
+
+
 class Registers(ABC):
     """Clients that read and write a few keys of a database.
 
