@@ -6,15 +6,20 @@ from pathlib import Path
 
 import pytest
 
-PLANTED = """
-import asyncio, os, pathlib, sys
-import asyncpg, pytest, redis
+URL = """
+import pathlib, pytest
 
 @pytest.fixture
 def url(resilience):
     url = resilience.postgres.url
     pathlib.Path("url").write_text(url.split(":")[2].partition("@")[0])
     return url
+"""
+PLANTED = (
+    URL
+    + """
+import asyncio, os, sys
+import asyncpg, redis
 
 def test_the_database_is_missing(url):
     asyncio.run(asyncpg.connect(url.replace("/resilience", "/missing")))
@@ -49,6 +54,34 @@ def broken(url):
 
 def test_its_fixture_fails(broken):
     pass
+"""
+)
+WARNINGS = """
+import threading, unittest, warnings
+
+def test_a_thread_fails(url):
+    def fail():
+        raise OSError(f"cannot connect to {url}")
+
+    thread = threading.Thread(target=fail)
+    thread.start()
+    thread.join()
+
+def test_it_warns(url):
+    warnings.warn(UserWarning("cannot connect", url))
+
+def test_it_is_known(url):
+    pytest.xfail(f"cannot connect to {url}")
+
+class TestSubtests(unittest.TestCase):
+    @pytest.fixture(autouse=True)
+    def take(self, url):
+        self.url = url
+
+    def test_a_subtest_fails(self):
+        with self.subTest(self.url, url=self.url):
+            print("in the subtest", self.url)
+            raise OSError(f"cannot connect to {self.url}")
 """
 OPTIONS = {
     "locals": ["-l", "--tb=long"],
@@ -91,42 +124,7 @@ def test_a_failure_shows_no_password_in_any_traceback_style(project: pytest.Pyte
 def test_a_warning_an_expected_failure_and_a_subtest_show_no_password(
     project: pytest.Pytester, options: list[str]
 ) -> None:
-    project.makepyfile(
-        test_it="""
-        import pathlib, threading, unittest, warnings
-        import pytest
-
-        @pytest.fixture
-        def url(resilience):
-            url = resilience.postgres.url
-            pathlib.Path("url").write_text(url.split(":")[2].partition("@")[0])
-            return url
-
-        def test_a_thread_fails(url):
-            def fail():
-                raise OSError(f"cannot connect to {url}")
-
-            thread = threading.Thread(target=fail)
-            thread.start()
-            thread.join()
-
-        def test_it_warns(url):
-            warnings.warn(UserWarning("cannot connect", url))
-
-        def test_it_is_known(url):
-            pytest.xfail(f"cannot connect to {url}")
-
-        class TestSubtests(unittest.TestCase):
-            @pytest.fixture(autouse=True)
-            def take(self, url):
-                self.url = url
-
-            def test_a_subtest_fails(self):
-                with self.subTest(self.url, url=self.url):
-                    print("in the subtest", self.url)
-                    raise OSError(f"cannot connect to {self.url}")
-        """
-    )
+    project.makepyfile(URL + WARNINGS)
     result = project.runpytest_subprocess(
         "--resilience-backend=embedded", "-Walways", "-v", "-rA", "--junitxml=junit.xml", *options
     )
