@@ -146,27 +146,29 @@ def test_a_service_may_be_kept_between_tests(shop: pytest.Pytester) -> None:
 def test_the_log_of_a_kept_service_has_no_line_of_the_service_of_another_module(shop: pytest.Pytester) -> None:
     """The second module replaces the service, so that the third test starts a new process of the first one."""
     module = """
-        import pytest, sys
-        from dataclasses import replace
+        import pytest, services
+
+        @pytest.fixture(scope="session")
+        def resilience_service():
+            return services.%s
+
+        def test_log(resilience):
+            assert resilience.service.log.split() == ["%s"]
+    """
+    shop.makepyfile(
+        services="""
+        import sys
         from pytest_resilience import Service
 
         def described(word):
             return Service([sys.executable, "-c", f"print({word!r}, flush=True); import time; time.sleep(60)"],
                 port_variable=None, ready=word, restart="never")
 
-        KEPT = described("kept")
-
-        @pytest.fixture(scope="session")
-        def resilience_service():
-            return %s
-
-        def test_log(resilience):
-            assert resilience.service.log.split() == ["%s"]
-    """
-    shop.makepyfile(
+        KEPT, ANOTHER = described("kept"), described("another")
+        """,
         test_1=module % ("KEPT", "kept"),
-        test_2=module % ('described("another")', "another"),
-        test_3=(module % ("KEPT", "kept")).replace("KEPT =", "from test_1 import KEPT #"),
+        test_2=module % ("ANOTHER", "another"),
+        test_3=module % ("KEPT", "kept"),
     )
     result = shop.runpytest_subprocess("-p", "no:randomly", "-p", "no:xdist")
     result.assert_outcomes(passed=3)
