@@ -168,24 +168,23 @@ def start_process(settings: dict[str, str], log: Path) -> subprocess.Popen[bytes
 
 @contextmanager
 def another_instance(
-    resilience: Resilience, *, ready: bool = True, first: str = "", preloaded: bool | None = None, **changes: str
+    resilience: Resilience, *, ready: bool = True, first: str = "", preloaded: bool = True, **changes: str
 ) -> Iterator[Instance]:
     """Run one more instance behind the same proxies. It is killed when the block ends.
 
     Args:
         resilience: provides Postgres and Redis.
         ready: wait until the instance is ready; if False, only until it listens.
-        first: code to run in the process before the service is imported, or before it runs if it is preloaded.
+        first: code to run in the process before the service is imported.
         preloaded: fork the instance from a process that has imported the service. Such instances share each value that a module
-            computes when it is imported, such as a random name. A test about what two instances share needs False. None: True
-            without `first`.
+            computes when it is imported, such as a random name. A test about what two instances share needs False.
         changes: settings that differ from the suite's.
     """
     settings = healthy.settings(resilience.postgres.url, resilience.redis.url)
     with tempfile.TemporaryDirectory() as directory, client_of_an_instance() as client:
         settings |= {"JOURNAL_DIR": str(Path(directory, "journal"))} | changes
         command = [sys.executable, "-c", first + RUN_SERVICE] if first else COMMAND
-        preload = PRELOADED if preloaded or (preloaded is None and not first) else ()
+        preload = PRELOADED if preloaded and not first else ()
         name = f"instance-{next(NUMBERS)}"
         process = resilience.spawn(name, command, env=minimal_environment(settings), cwd=ROOT, preload=preload)
         instance = Instance(process, client)

@@ -199,7 +199,7 @@ def assert_sheds_load(resilience: Resilience, instance: Instance, number: int) -
 def test_each_lack_of_memory_is_logged_at_its_begin_and_at_its_end(resilience: Resilience) -> None:
     body = b'{"name": "huge", "message": "' + b"x" * 900_000 + b'"}'
     settings = {"MEMORY_CHECK_INTERVAL": "3600"}  # so that the guard refuses nothing, and allocations fail
-    with another_instance(resilience, first=SHORT_CALM, preloaded=True, **settings) as instance:
+    with another_instance(resilience, first=SHORT_CALM, **settings) as instance:
 
         def are_logged(count: int) -> bool:
             """Send requests, and return True if so many shortages are logged."""
