@@ -3,8 +3,8 @@
 Five routes take turns in each round, in front of the same servers: the proxy without a protocol ("plain"), with a protocol and no rule
 ("tap"), with a rule that never matches ("rule"), microburst with such a rule ("microburst"), and a relay in C that reads nothing
 ("bare", see proxy.py). Ratios are taken inside a round. The ratio of bare to microburst is the limit of any proxy in user space with
-one thread on this machine. The exit code is 1 if the median of a ratio of rates misses its goal. A second table has the CPU time of the proxy for each statement, which
-other programs of the machine change less.
+one thread on this machine. The exit code is 1 if the median of a ratio of rates misses its goal. A second table has the CPU time of
+the proxy for each statement, which other programs of the machine change less.
 
 Needs redis-benchmark (Debian: redis-tools) and pgbench, as proxy.py does. Microburst is $MICROBURST, the path of its program, which has an
 environment of its own: `uv tool install microburst==0.10.0`. Without it, its column is empty.

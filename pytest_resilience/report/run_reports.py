@@ -19,9 +19,7 @@ FAILED_ATTEMPTS = "resilience_failed_attempts"  # before this one
 GENERATED_SEED = "resilience_seed"
 SCHEDULES = "resilience_schedules"  # that a generated test has played
 STRIKES = "resilience_strikes"  # of a generated test, by fault, as JSON
-NOT_STRUCK = (
-    "resilience_not_struck"  # a step of a play that did not strike in a test that is not vacuous, with the reason
-)
+NOT_STRUCK = "resilience_not_struck"  # a step that did not strike in a test that is not vacuous, with the reason
 NEVER_HIT = "resilience_never_hit"  # a fault that makes a generated test vacuous, serialized as a strike
 SCHEDULE = "resilience_schedule"  # the SHA-256 of the one that broke a promise
 REPLAY = "resilience_replay"  # the path of its file

@@ -261,9 +261,6 @@ def test_a_machine_without_a_check_is_an_error():
         Unchecked.run(FakeResilience(), Shop())
 
 
-# Programs
-
-
 def test_a_machine_whose_rules_append_no_operation_is_an_error():
     class Idle(ResilienceMachine):
         @rule()
@@ -315,6 +312,9 @@ def test_a_wrong_workload_is_an_error_before_anything_is_played(wrong, message):
         with pytest.raises(SetupError, match=message):
             run(resilience, wrong)
         assert not resilience.played
+
+
+# Programs
 
 
 def test_a_program_with_an_operation_that_the_workload_does_not_have_is_an_error():
