@@ -32,32 +32,34 @@ class Resolver:
         self._lookup_host = lookup_host
         self._waiting: dict[str, list[Callable[[LookupResult], None]]] = {}
         self._results: list[tuple[str, LookupResult]] = []  # a list's append and pop are atomic
-        self._wake_fd: int | None = None
-        self._pipe: tuple[int, ...] = ()
+        self._pipe: tuple[int, ...] = ()  # the ends for reading and for writing, while look-ups may deliver results
+        self._pipe_lock = _thread.allocate_lock()  # held while a thread writes to the pipe, and by close()
 
     def resolve(self, host: str, then: Callable[[LookupResult], None]) -> None:
         """Call `then` on the loop, with the addresses of `host` or the error."""
         if host in self._waiting:
             self._waiting[host].append(then)
             return
-        if self._wake_fd is None:
-            reader, self._wake_fd = self._pipe = os.pipe()
+        if not self._pipe:
+            reader, _ = self._pipe = os.pipe()
             os.set_blocking(reader, False)
             self._loop.handlers[reader] = lambda _events: self._deliver(reader)
             self._loop.watch(reader, IN, 0)
         self._waiting[host] = [then]
         try:
-            _thread.start_new_thread(self._resolve_in_thread, (host, self._wake_fd))
+            _thread.start_new_thread(self._resolve_in_thread, (host,))
         except RuntimeError:  # there are no more threads, and the callback must run all the same
             del self._waiting[host]
             then(AddressError(f"lookup {host}: cannot start a thread"))
 
     def close(self) -> None:
-        """Close the pipe. No look-up may be running."""
-        for fd in self._pipe:
+        """Close the pipe. The results of look-ups that still run are dropped."""
+        with self._pipe_lock:
+            pipe, self._pipe = self._pipe, ()
+        for fd in pipe:
             os.close(fd)
 
-    def _resolve_in_thread(self, host: str, wake: int) -> None:
+    def _resolve_in_thread(self, host: str) -> None:
         found: LookupResult
         try:
             found = self._lookup_host(host)
@@ -65,8 +67,10 @@ class Resolver:
             found = error
         except Exception as error:  # noqa: BLE001  # the callbacks must get any error
             found = AddressError(f"lookup {host}: {type(error).__name__}: {error}")
-        self._results.append((host, found))
-        os.write(wake, b".")
+        with self._pipe_lock:
+            if self._pipe:  # after close(), the descriptor may belong to another file
+                self._results.append((host, found))
+                os.write(self._pipe[1], b".")
 
     def _deliver(self, reader: int) -> None:
         try:

@@ -204,9 +204,6 @@ class Server:
 
     def close(self) -> None:
         def stop() -> None:
-            if self.runtime.resolver._waiting:  # its threads still have to write to its pipe
-                self.loop.call_at(self.loop.now() + 0.001, stop)
-                return
             self.api.close()
             for proxy in self.proxies.by_name.values():
                 proxy.close()
