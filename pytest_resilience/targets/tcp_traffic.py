@@ -6,6 +6,8 @@ The kernel lists TCP sockets with the bytes that each has received, and reports 
 
 from __future__ import annotations
 
+import contextlib
+import os
 import select
 import socket
 from collections.abc import Iterable, Iterator
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 
 _NETLINK_SOCK_DIAG = 4
 _SO_RCVBUFFORCE = 33
+_SO_COOKIE = 57
+_COOKIE = Struct("=Q")
 _GROUPS = (1 << 0) | (1 << 2)  # SKNLGRP_INET_TCP_DESTROY, SKNLGRP_INET6_TCP_DESTROY
 _SOCK_DIAG_BY_FAMILY = 20
 _REQUEST_DUMP = 0x301
@@ -36,10 +40,8 @@ _RECEIVED = Struct("=Q")
 _RECEIVED_AT = 128  # of tcpi_bytes_received in struct tcp_info
 _FIN_WAIT2, _TIME_WAIT, _LISTEN = 5, 6, 10
 _LONG = 1 << 32  # milliseconds; longer than any timer of a closing socket
-EVENT_DELAY = 0.1  # seconds by which the event of a destroyed socket may be late on a busy machine
-SKIP_TIMEOUT = 0.02  # seconds to wait for events of earlier connections
+EVENT_TIMEOUT = 2.0  # seconds within which the event of a destroyed socket arrives, on a busy machine too
 EVENT_BUFFER = 8 << 20  # bytes; connections of other programs fill the default of 200 KiB with 300 events
-EVENT_GAP = 0.005  # seconds without an event after which those of earlier connections have usually arrived
 
 
 class TrafficUnknown(Exception):
@@ -91,7 +93,7 @@ class TcpTraffic:
             _enlarge_buffer(self._events)
             self._events.bind((0, _GROUPS))
             self._events.setblocking(False)
-            self._skip_old_events()
+            self._wait_for_events()  # of connections that have just closed; they would look like traffic
             inodes = self._inodes = _inodes(tree.members())
             sockets = list(_listed())
         except (OSError, TrafficUnknown):
@@ -105,29 +107,20 @@ class TcpTraffic:
         self._gone: list[TcpSocket] = []
         self._seen = not self._ports
 
-    def _skip_old_events(self) -> None:
-        """Discard the events of connections that have just closed. They would look like traffic."""
-        assert self._events is not None, "opened by the caller"
-        give_up = SYSTEM.now() + SKIP_TIMEOUT
-        while SYSTEM.now() < give_up and select.select([self._events], [], [], EVENT_GAP)[0]:
-            self._events.recv(1 << 16)
-
     def none(self) -> bool:
-        """True if certainly no data has reached the tree. This takes 0.1 s."""
-        if not self._has_arrived():
-            SYSTEM.sleep(EVENT_DELAY)
-        return not self._has_arrived()
+        """True if certainly no data has reached the tree."""
+        return not self._has_arrived() and not self._has_arrived(all_events=True)
 
     def close(self) -> None:
         """Unsubscribe from the events."""
         if self._events is not None:
             self._events.close()
 
-    def _has_arrived(self) -> bool:
+    def _has_arrived(self, *, all_events: bool = False) -> bool:
         if not self._seen:
             try:
                 inodes = _inodes(self._tree.members())
-                self._gone += self._destroyed()
+                self._gone += self._wait_for_events() if all_events else self._destroyed()
                 sockets = list(_listed())
             except (OSError, TrafficUnknown):
                 self._seen = True
@@ -172,6 +165,27 @@ class TcpTraffic:
     def _grew(self, each: TcpSocket) -> bool:
         return each.received > max(0, self._before.get(each.cookie, 0)) + 1
 
+    def _wait_for_events(self) -> list[TcpSocket]:
+        """Return the events of all sockets that were destroyed so far.
+
+        Each processor reports its destroyed sockets in order, and may be late. So this destroys a socket on each processor, and waits
+        for these events.
+
+        Raises:
+            TrafficUnknown: an event does not arrive.
+        """
+        assert self._events is not None, "opened by the constructor"
+        events: list[TcpSocket] = []
+        missing = _destroy_sockets()
+        give_up = SYSTEM.now() + EVENT_TIMEOUT
+        while missing:
+            if not select.select([self._events], [], [], max(0.0, give_up - SYSTEM.now()))[0]:
+                raise TrafficUnknown
+            new = list(self._destroyed())
+            missing -= {each.cookie for each in new}
+            events += new
+        return events
+
     def _destroyed(self) -> Iterator[TcpSocket]:
         assert self._events is not None, "opened by the constructor"
         while True:
@@ -188,6 +202,21 @@ def _enlarge_buffer(events: socket.socket) -> None:
         events.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, EVENT_BUFFER)
     except PermissionError:
         events.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, EVENT_BUFFER)
+
+
+def _destroy_sockets() -> set[int]:
+    """Destroy a socket on each processor. Return their cookies."""
+    cookies: set[int] = set()
+    allowed = os.sched_getaffinity(0)
+    try:
+        for processor in {*range(os.cpu_count() or 1), *allowed}:
+            with contextlib.suppress(OSError):  # this container may not use it, and neither may the tree
+                os.sched_setaffinity(0, {processor})
+            with socket.socket() as sock:
+                cookies.add(*_COOKIE.unpack(sock.getsockopt(socket.SOL_SOCKET, _SO_COOKIE, _COOKIE.size)))
+    finally:
+        os.sched_setaffinity(0, allowed)
+    return cookies
 
 
 def _closing(sockets: Iterable[TcpSocket], *, initial: bool = False) -> dict[tuple[int, int], int]:
