@@ -354,7 +354,8 @@ def test_all(resilience, n):
     result.stdout.fnmatch_lines(
         [
             "GENERATED *::test_half: 6 schedules played, 12 strikes, 6 hit; postgres.reset never hit",
-            "GENERATED *::test_all: 6 schedules played, 6 strikes, 5 hit",
+            # refusals of other processes can make the count of the sixth unknown
+            "GENERATED *::test_all: 6 schedules played, 6 strikes, 5 hit*",
             "VACUOUS *::test_half: postgres.reset affected nothing in 6 strikes",
         ]
     )
