@@ -400,6 +400,8 @@ def test_another_instance_finishes_the_job_of_one_that_ends(
         state = job(other.client, campaign_id)
         assert state["status"] == "active", f"a job that runs is not active: {state}"
         assert state["attempts"] == 1, f"a job runs for the first time, and has {state['attempts']} attempts"
+        with redis_commands(resilience) as command:  # as if other processes had ended in the middle of it before
+            command("HSET", f"bull:campaigns:campaign-{campaign_id}-0", "stc", ATTEMPTS - 1)
         within = TAKEN_OVER_WITHIN if end == "SIGKILL" else RETURNED_WITHIN
         with resilience.service.kill() if end == "SIGKILL" else resilience.service.terminate():
             message = f"an instance ended by {end} in the middle of a job, and {within:g} s later no other has run it"
@@ -409,6 +411,34 @@ def test_another_instance_finishes_the_job_of_one_that_ends(
             assert state["attempts"] == 1, f"the end of the instance counts as a failed run: {state}"
         gateway.release(answer=False)
     assert gateway.campaigns == [campaign_id], f"the message of one job was sent {len(gateway.batches)} times"
+
+
+def test_a_job_in_whose_runs_too_many_processes_ended_is_a_dead_letter_until_it_is_retried(
+    resilience: Resilience, gateway: Gateway, job_settings: dict[str, str]
+) -> None:
+    """Redis has the number of those processes, and the lock of the last one. A greater number spares a kill for each attempt."""
+    campaign_id = create(resilience)["id"]
+    key, path = f"bull:campaigns:campaign-{campaign_id}-0", f"/api/jobs/campaign-{campaign_id}-0"
+    gateway.hold(1)
+    accepted(resilience.service, [campaign_id])
+    eventually(lambda: gateway.requests == 1, within=5.0)
+    with another_instance(resilience, **job_settings) as other, redis_commands(resilience) as command:
+        with resilience.service.kill():
+            command("HSET", key, "stc", ATTEMPTS)
+            command("DEL", f"{key}:lock")
+            eventually_or_fail(
+                lambda: status(other.client, campaign_id) == "failed",
+                within=TAKEN_OVER_WITHIN,
+                message=f"{ATTEMPTS + 1} processes ended in the middle of a job, and it is no dead letter",
+            )
+            assert gateway.requests == 1, "a job that may be what ends its processes runs again before it is retried"
+            reply = other.client.post(f"{path}/retry")
+            assert reply.status_code == 202, f"a dead letter cannot be retried: {reply.status_code} {reply.text}"
+            message = "a job in whose runs too many processes ended was retried and does not run"
+            all_run(other.client, [campaign_id], within=5.0, message=message)
+            ended = int(command("HGET", key, "stc") or 0)
+            assert ended == 0, f"a job is retried, and {ended} processes of its earlier runs still count against it"
+        gateway.release(answer=False)
 
 
 def test_two_instances_share_the_queue_and_neither_delivers_twice(
@@ -423,25 +453,35 @@ def test_two_instances_share_the_queue_and_neither_delivers_twice(
 
 
 def test_a_job_that_always_fails_is_a_dead_letter_until_it_is_retried(resilience: Resilience, gateway: Gateway) -> None:
-    poison, healthy_one = create(resilience)["id"], create(resilience)["id"]
+    poison, other_poison, healthy_one = (create(resilience)["id"] for _ in range(3))
     log = LogSince(resilience)
     failures = metric(resilience.service, "service_job_failures_total")
     gateway.status = 500
-    accepted(resilience.service, [poison])
+    accepted(resilience.service, [poison, other_poison])
     path = f"/api/jobs/campaign-{poison}-0"
-    message = f"a job that fails each time is not a dead letter after {ATTEMPTS} runs"
-    eventually_or_fail(lambda: status(resilience.service, poison) == "failed", within=6.0, message=message)
-    state = job(resilience.service, poison)
-    assert state["attempts"] == gateway.requests == ATTEMPTS, f"{gateway.requests} runs, not {ATTEMPTS}: {state}"
-    assert "500" in str(state["error"]), f"the dead letter does not give the reason: {state}"
-    counted = metric(resilience.service, "service_job_failures_total") - failures
-    assert counted == ATTEMPTS, f"{ATTEMPTS} runs have failed, and the metrics count {counted:g}"
-    wait_until_counted(resilience.service, "the metrics do not count a dead letter", dead=1, waiting=0, active=0)
-    expected = [(f"campaign-{poison}-0", str(ATTEMPTS), state["error"])]
+    message = f"two jobs that fail each time are not dead letters after {ATTEMPTS} runs"
     eventually_or_fail(
-        lambda: [(job_id, runs, reason.strip()) for job_id, runs, reason in log.find_all(DEAD)] == expected,
+        lambda: {status(resilience.service, each) for each in (poison, other_poison)} == {"failed"},
+        within=6.0,
+        message=message,
+    )
+    states = [job(resilience.service, each) for each in (poison, other_poison)]
+    for state in states:
+        assert state["attempts"] == ATTEMPTS, f"a job has {state['attempts']} runs, not {ATTEMPTS}: {state}"
+        assert "500" in str(state["error"]), f"the dead letter does not give the reason: {state}"
+    assert gateway.requests == 2 * ATTEMPTS, f"{gateway.requests} runs, not {ATTEMPTS} of each of two jobs: {states}"
+    counted = metric(resilience.service, "service_job_failures_total") - failures
+    assert counted == 2 * ATTEMPTS, f"{2 * ATTEMPTS} runs have failed, and the metrics count {counted:g}"
+    wait_until_counted(resilience.service, "the metrics do not count two dead letters", dead=2, waiting=0, active=0)
+    expected = {(state["id"], str(ATTEMPTS), state["error"]) for state in states}
+
+    def logged() -> list[tuple[str, str, str]]:
+        return [(job_id, runs, reason.strip()) for job_id, runs, reason in log.find_all(DEAD)]
+
+    eventually_or_fail(
+        lambda: (len(logged()), set(logged())) == (2, expected),
         within=1.0,
-        message="one line of the log reports the dead letter, its runs and the reason",
+        message="one line of the log reports each of two dead letters, its runs and the reason",
     )
 
     gateway.status = 200
@@ -460,7 +500,7 @@ def test_a_job_that_always_fails_is_a_dead_letter_until_it_is_retried(resilience
     assert codes == [404, 404], f"a send of an unknown campaign and an unknown job are {codes}, not 404"
     code = resilience.service.get(f"/api/jobs/campaign-0{poison}-0").status_code
     assert code == 404, f"a job has one id, and with a 0 before its number it is {code}, not 404"
-    wait_until_counted(resilience.service, "a dead letter has been retried, and the metrics count it", dead=0)
+    wait_until_counted(resilience.service, "one of two dead letters has been retried, and the metrics count it", dead=1)
 
 
 def test_failed_runs_are_repeated_after_growing_delays_of_at_most_a_minute(
@@ -537,14 +577,15 @@ def test_a_lack_of_descriptors_for_the_gateway_counts_as_no_failed_run(
         # At once, so that several connections to Redis are open. A send beside a count of the jobs needs two.
         concurrently([lambda campaign_id=campaign_id: send(instance.client, campaign_id) for campaign_id in first])
         all_run(client, first, within=5.0, message="a job does not run although nothing is wrong")
-        assert metric(client, "service_job_failures_total") == 0
         with resilience.process(instance.process.pid).exhaust_descriptors():
             accepted(client, [last])
-            eventually(lambda: metric(client, "service_job_failures_total") >= 1, within=5.0)
+            eventually(lambda: job(client, last)["error"] is not None, within=5.0)
         message = "descriptors are free again, and a job that needs one for the gateway does not run"
         all_run(client, [last], within=8.0, message=message)
         state = job(client, last)
         assert state["attempts"] == 1, f"a lack of descriptors for the gateway counts as a failed run: {state}"
+        failures = metric(client, "service_job_failures_total")
+        assert failures == 0, f"a lack of descriptors for the gateway is {failures:g} failed runs in the metrics"
 
 
 def test_no_more_jobs_run_at_a_time_than_worker_connections(resilience: Resilience, gateway: Gateway) -> None:
@@ -583,6 +624,7 @@ def test_a_completed_job_is_kept_for_a_week(resilience: Resilience, gateway: Gat
 
 def test_an_outage_of_postgres_makes_no_dead_letter(resilience: Resilience, gateway: Gateway) -> None:
     campaign_id = create(resilience)["id"]
+    failures = metric(resilience.service, "service_job_failures_total")
     gateway.hold(1)
     accepted(resilience.service, [campaign_id])
     eventually(lambda: gateway.requests == 1, within=5.0)
@@ -593,6 +635,8 @@ def test_an_outage_of_postgres_makes_no_dead_letter(resilience: Resilience, gate
     all_run(resilience.service, [campaign_id], within=5.0, message="a job is lost when Postgres fails during a run")
     state = job(resilience.service, campaign_id)
     assert state["attempts"] == 1, f"an outage of Postgres counts as a failed run of the job: {state}"
+    counted = metric(resilience.service, "service_job_failures_total") - failures
+    assert counted == 0, f"an outage of Postgres is {counted:g} failed runs in the metrics"
 
 
 def test_a_journal_that_cannot_be_written_is_a_503_while_redis_is_down(

@@ -263,7 +263,7 @@ METRICS = (
     Metric(
         "service_job_failures_total",
         "counter",
-        "Runs of jobs that failed in this instance.",
+        "Failed runs of jobs in this instance. A run that an outage or a shutdown interrupts is none.",
         _one(lambda s: s.queue.counts.failed),
     ),
     Metric(

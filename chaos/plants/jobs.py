@@ -10,6 +10,7 @@ SIGKILL = "test_jobs.py::test_the_journal_survives_sigkill_and_loses_only_what_i
 LOST_REPLY = "test_jobs.py::test_an_enqueue_whose_reply_is_lost_makes_one_job"
 FLAPS = "test_jobs.py::test_jobs_accepted_while_redis_flaps_run_once"
 TAKEN_OVER = "test_jobs.py::test_another_instance_finishes_the_job_of_one_that_ends"
+ENDS_THEM = "test_jobs.py::test_a_job_in_whose_runs_too_many_processes_ended_is_a_dead_letter_until_it_is_retried"
 SHARED = "test_jobs.py::test_two_instances_share_the_queue_and_neither_delivers_twice"
 BATCHES = "test_jobs.py::test_a_journal_with_more_jobs_than_a_batch_is_handed_back"
 POISON = "test_jobs.py::test_a_job_that_always_fails_is_a_dead_letter_until_it_is_retried"
@@ -204,14 +205,14 @@ PLANTS = (
         "One day the gateway will take it.",
         ("jobs/worker.py", "        if run.attempts + 1 >= self._attempts:\n", "        if False:\n"),
         tests=POISON,
-        message="is not a dead letter after",
+        message="are not dead letters after",
     ),
     plant(
         "jobs-given-up-at-once",
         "If it fails, it fails.",
         ("jobs/worker.py", "        if run.attempts + 1 >= self._attempts:\n", "        if True:\n"),
         tests=POISON,
-        message="runs, not 2",
+        message="a job has 1 runs, not 2",
     ),
     plant(
         "jobs-dead-letters-deleted",
@@ -222,7 +223,7 @@ PLANTS = (
             "moveToFailed(run.bull_job, error, True, run.token",
         ),
         tests=POISON,
-        message="is not a dead letter after",
+        message="are not dead letters after",
     ),
     plant(
         "jobs-retried-with-the-last-attempt",
@@ -410,21 +411,77 @@ PLANTS = (
         "The queue of dead letters has it.",
         ("jobs/worker.py", '        log.warning("job %s is in the dead', '        log.debug("job %s is in the dead'),
         tests=POISON,
-        message="one line of the log reports the dead letter",
+        message="one line of the log reports each of two dead letters",
     ),
     plant(
         "jobs-line-counts-retries",
         "The first run is no retry.",
         ("jobs/worker.py", "run.id, run.attempts + 1, error)", "run.id, run.attempts, error)"),
         tests=POISON,
-        message="one line of the log reports the dead letter",
+        message="one line of the log reports each of two dead letters",
+    ),
+    plant(
+        "jobs-buried-in-silence-later",
+        "Operators know by now.",
+        (
+            "jobs/worker.py",
+            '        log.warning("job %s is in the dead',
+            '        log.log(logging.DEBUG if self._buried else logging.WARNING, "job %s is in the dead',
+        ),
+        (
+            "jobs/worker.py",
+            "        await self._bull.bury(run, error)\n",
+            '        self._buried, self._any = getattr(self, "_any", False), True\n        await self._bull.bury(run, error)\n',
+        ),
+        tests=POISON,
+        message="one line of the log reports each of two dead letters",
+    ),
+    plant(
+        "jobs-that-end-processes-go-on",
+        "A process may end for many reasons.",
+        ("jobs/bull.py", "arguments = (self._attempts, _ms(", "arguments = (10**6, _ms("),
+        tests=ENDS_THEM,
+        message="processes ended in the middle of a job, and it is no dead letter",
+    ),
+    plant(
+        "jobs-run-whatever-ended-before",
+        "Perhaps it works this time.",
+        ("jobs/worker.py", "if run.job is None or run.doom is not None:", "if run.job is None:"),
+        tests=ENDS_THEM,
+        message="processes ended in the middle of a job, and it is no dead letter",
+    ),
+    plant(
+        "jobs-retried-with-the-ends-of-their-processes",
+        "BullMQ resets what has to be reset.",
+        ("jobs/bull.py", '            await client.hdel(f"{PREFIX}{job.id}", "stc")', "            #"),
+        tests=ENDS_THEM,
+        message="processes of its earlier runs still count against it",
+    ),
+    plant(
+        "jobs-may-end-one-process",
+        "One is the default of BullMQ.",
+        ("jobs/bull.py", "arguments = (self._attempts, _ms(", "arguments = (1, _ms("),
+        tests=f"{TAKEN_OVER}[SIGKILL]",
+        message="an instance ended by SIGKILL in the middle of a job",
     ),
     plant(
         "metrics-dead-are-delayed",
         "Both wait for someone.",
         ("jobs/bull.py", '            pipe.zcard(f"{PREFIX}failed")\n', '            pipe.zcard(f"{PREFIX}delayed")\n'),
         tests=POISON,
-        message="the metrics do not count a dead letter",
+        message="the metrics do not count two dead letters",
+    ),
+    plant(
+        "metrics-interrupted-runs-have-failed",
+        "A run that does not succeed has failed.",
+        ("jobs/worker.py", "        self._queue.failed_runs += 1\n", ""),
+        (
+            "jobs/worker.py",
+            "        if isinstance(error, Unavailable) and not isinstance(error, GatewayFailed):\n",
+            "        self._queue.failed_runs += 1\n        if isinstance(error, Unavailable) and not isinstance(error, GatewayFailed):\n",
+        ),
+        tests=(POSTGRES, DESCRIPTORS),
+        message="failed runs in the metrics",
     ),
     plant(
         "metrics-failed-counts-dead-letters",
@@ -436,7 +493,7 @@ PLANTS = (
             "        await self._bull.bury(run, error)\n        self._queue.failed_runs += 1\n",
         ),
         tests=POISON,
-        message="runs have failed, and the metrics count 1",
+        message="runs have failed, and the metrics count 2",
     ),
     plant(
         "jobs-repeated-at-once",

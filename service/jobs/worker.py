@@ -126,9 +126,9 @@ class Worker:
 
     def _failure(self, run: Run, error: Exception) -> Callable[[], Awaitable[None]]:
         """Return the function that records a failed run."""
-        self._queue.failed_runs += 1
         if isinstance(error, Unavailable) and not isinstance(error, GatewayFailed):
             return lambda: self._bull.delay(run, backoff(2), error=str(error), counts=False)
+        self._queue.failed_runs += 1
         if not isinstance(error, ServiceError):
             log.error("job %s failed", run.id, exc_info=error)
         text = str(error) if isinstance(error, ServiceError) else type(error).__name__

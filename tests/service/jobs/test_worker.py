@@ -203,7 +203,7 @@ def test_a_run_that_is_interrupted_is_no_attempt(resilience, tmp_path, monkeypat
     async def scene(stage):
         await stage.queue.enqueue(Job(7))
         state = await stage.reaches(Job(7), "completed")
-        assert (state.attempts, len(stage.processor.jobs)) == (1, 6)
+        assert (state.attempts, len(stage.processor.jobs), stage.queue.counts.failed) == (1, 6, 0)
 
     play(resilience, tmp_path, scene, body=body)
 
@@ -254,6 +254,35 @@ def test_a_job_in_whose_runs_too_many_processes_ended_is_a_dead_letter(resilienc
         state = await stage.reaches(Job(7), "failed")
         assert state.error == "job stalled more than allowable limit"
         assert stage.processor.jobs == []
+
+    allowed = False
+    play(resilience, tmp_path, scene, may_take=lambda: allowed)
+
+
+def test_a_dead_letter_that_processes_ended_in_has_all_its_attempts_when_it_is_retried(
+    resilience, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(bull, "LOCK_SECONDS", 0.05)
+    monkeypatch.setattr(bull, "STALLED_INTERVAL", 0.05)
+    monkeypatch.setattr(worker, "STALLED_INTERVAL", 0.05)
+
+    async def scene(stage):
+        nonlocal allowed
+        await stage.queue.enqueue(Job(7))
+        for _ in range(3):  # one process more than JOB_ATTEMPTS
+            await until(stage.queue.bull.take)  # and nobody renews the lock
+        allowed = True
+        state = await stage.reaches(Job(7), "failed")
+        assert (state.error, stage.processor.jobs) == ("job stalled more than allowable limit", [])
+
+        allowed = False
+        assert await stage.queue.retry("campaign-7-0") is True
+        for _ in range(2):
+            run = await until(stage.queue.bull.take)
+            assert (run.id, run.doom) == ("campaign-7-0", None)
+        allowed = True
+        state = await stage.reaches(Job(7), "completed")
+        assert (state.attempts, state.error) == (1, None)
 
     allowed = False
     play(resilience, tmp_path, scene, may_take=lambda: allowed)
