@@ -46,7 +46,7 @@ class Importer:
 
 metrics.importlib = Importer()
 app.RESTART_DELAY = metrics.IMPORT_AFTER = 0.05
-shortages.CALM = 2.0  # seconds without a failure, after which an episode is over
+shortages.CALM = 0.5  # seconds without a failure, after which an episode is over
 """
 
 
@@ -246,3 +246,8 @@ def test_a_loop_without_descriptors_costs_one_line_of_the_log_and_runs_again(res
                 within=5.0,
                 message="descriptors are used up a second time, and no line of the log reports that",
             )
+        eventually_or_fail(
+            lambda: instance.log.count(ENOUGH) == 2,
+            within=5.0,
+            message="descriptors are free again for the second time, and no line of the log reports it",
+        )

@@ -10,10 +10,10 @@ import httpx
 import pytest
 
 import healthy
-from instances import NO_TLS
+from instances import NO_TLS, another_instance
 from latency import control_server, sample, timing_problem
 from pytest_resilience import Resilience, Strike
-from workload import MESSAGE, NAME, create, eventually_or_fail, metrics, timed
+from workload import MESSAGE, NAME, create, eventually_or_fail, metrics, timed, wait_until_redis_is
 
 FAULTS: dict[str, Callable[[Resilience], Strike]] = {
     "redis hangs": lambda r: r.redis.blackhole(),
@@ -21,6 +21,16 @@ FAULTS: dict[str, Callable[[Resilience], Strike]] = {
     "memory short": lambda r: r.service.memory_pressure(headroom_mb=8),
 }
 REQUESTS, SECONDS = 100, 0.5  # of a sample; /health has a larger one
+# The Redis of the suite is at localhost:6379, for this process.
+REDIS_AT_LOCALHOST = """
+import asyncio
+
+def connect(loop, factory, host=None, port=None, *, connect=asyncio.BaseEventLoop.create_connection, **options):
+    host, port = {address} if (host, port) == ("localhost", 6379) else (host, port)
+    return connect(loop, factory, host, port, **options)
+
+asyncio.BaseEventLoop.create_connection = connect
+"""
 OPENMETRICS = "application/openmetrics-text"
 ALERT = 'alert="database_pool_exhausted"'
 
@@ -105,6 +115,29 @@ def test_an_outage_of_redis_shows_until_it_ends(resilience: Resilience) -> None:
     assert pending == 0, f"Redis is used again, and the metrics report {pending:g} writes that it has missed"
     outages = after["service_redis_outages_total"] - before["service_redis_outages_total"]
     assert outages == 1, f"one outage of Redis is counted as {outages:g}"
+
+
+def test_without_redis_url_the_redis_of_localhost_shows_until_it_is_down(resilience: Resilience) -> None:
+    url = urlsplit(resilience.redis.url)
+    first = REDIS_AT_LOCALHOST.format(address=(url.hostname, url.port))
+    with another_instance(resilience, first=first, REDIS_URL="") as instance:
+
+        def sources() -> set[str]:
+            values = metrics(instance.client)
+            return {name for name, value in values.items() if name.startswith("service_cache_source{") and value == 1}
+
+        localhost, memory = ({f'service_cache_source{{source="{source}"}}'} for source in ("localhost", "memory"))
+        wait_until_redis_is(instance.client, "up")
+        assert sources() == localhost, f"the Redis at localhost is used, and the metrics report {sources()}"
+        path = f"/api/campaigns/{create(resilience)['id']}"
+        source = instance.client.get(path).headers["X-Cache-Source"]
+        assert source == "redis", f"another instance has a campaign in this Redis, and it is read from {source}"
+        with resilience.redis.refuse():
+            wait_until_redis_is(instance.client, "down")
+            assert sources() == memory, f"the Redis at localhost is down, and the metrics report {sources()}"
+            assert instance.client.get(path).headers["X-Cache-Source"] == "memory"
+        wait_until_redis_is(instance.client, "up")
+        assert sources() == localhost, f"the Redis at localhost is used again, and the metrics report {sources()}"
 
 
 def waits_for_pool(values: dict[str, float], requests: int) -> bool:

@@ -88,4 +88,15 @@ PLANTS = (
         tests=LOOP,
         message="descriptors are used up a second time, and no line",
     ),
+    plant(
+        "descriptors-back-logged-once-in-a-life",
+        "An operator knows by then.",
+        (
+            "shortages.py",
+            '                log.info("resolved: %s", END[resource])',
+            '                if resource in END:\n                    log.info("resolved: %s", END.pop(resource))',
+        ),
+        tests=LOOP,
+        message="descriptors are free again for the second time, and no line",
+    ),
 )

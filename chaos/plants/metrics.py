@@ -8,6 +8,7 @@ LATENCY = "test_metrics.py::test_metrics_answer_within_50_ms_during_an_outage"
 REDIS = "test_metrics.py::test_an_outage_of_redis_shows_until_it_ends"
 STARVED = "test_metrics.py::test_a_starved_pool_shows_until_it_recovers"
 LABELS = "test_metrics.py::test_labels_hold_no_secret_no_address_and_nothing_that_a_client_sends"
+LOCALHOST = "test_metrics.py::test_without_redis_url_the_redis_of_localhost_shows_until_it_is_down"
 POSTGRES = "test_metrics.py::test_an_outage_of_postgres_shows_until_it_ends"
 SCRAPE = "        content, media_type = self._metrics.render("
 
@@ -202,5 +203,38 @@ PLANTS = (
         ("cache/redis_store.py", '            return "upstash"\n', '            return "redis"\n'),
         tests="test_repeated_failures.py::test_upstash_is_used_again_after_each_outage_and_never_replaced",
         message="Upstash is used, and the metrics report the sources",
+    ),
+    plant(
+        "metrics-localhost-is-redis",
+        "It is a Redis like any other.",
+        (
+            "cache/redis_store.py",
+            'return "redis" if self._settings.redis_url else "localhost"',
+            'return "redis"',
+        ),
+        tests=LOCALHOST,
+        message="the Redis at localhost is used, and the metrics report",
+    ),
+    plant(
+        "metrics-localhost-while-it-is-down",
+        "The source is a setting.",
+        (
+            "metrics.py",
+            's.cache.redis.source if s.cache.redis.up else "memory"',
+            '"memory" if not s.cache.redis.up and s.cache.redis.source != "localhost" else s.cache.redis.source',
+        ),
+        tests=LOCALHOST,
+        message="the Redis at localhost is down, and the metrics report",
+    ),
+    plant(
+        "localhost-not-tried",
+        "Without a URL there is no Redis.",
+        (
+            "cache/redis_store.py",
+            'settings.redis_url or "redis://localhost:6379"',
+            'settings.redis_url or "redis://localhost:1"',
+        ),
+        tests=LOCALHOST,
+        message="Redis is up, and after 2 s /readyz does not report that",
     ),
 )
