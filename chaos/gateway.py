@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+TRICKLE_PAUSE = 0.1  # seconds between two lines of a head that never ends
 
 
 class Gateway:
@@ -31,6 +35,7 @@ class Gateway:
         self._first_held = self._to_hold = 0
         self._released = threading.Event()
         self._answers_held = False
+        self._trickling = threading.Event()
         gateway = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -74,9 +79,14 @@ class Gateway:
         self._to_hold, self._answers_held = 0, answer
         self._released.set()
 
+    def trickle(self, *, on: bool) -> None:
+        """Begin to send responses whose heads never end, a line at a time, or end that."""
+        self._trickling.set() if on else self._trickling.clear()
+
     def reset(self) -> None:
         """Forget everything, and answer with status 200."""
         self.release(answer=False)
+        self.trickle(on=False)
         self.status, self.requests = 200, 0
         self.batches, self.keys, self.headers = [], [], []
 
@@ -88,12 +98,23 @@ class Gateway:
             self._released.wait()
             if not self._answers_held:
                 return
+        if self._trickling.is_set():
+            self._send_endless_head(handler)
+            return
         if 200 <= self.status <= 299:
             self.batches.append(batch)
             self.keys.append(handler.headers["Idempotency-Key"])
             self.headers.append({name.lower(): value for name, value in handler.headers.items()})
         handler.send_response(self.status)
         handler.end_headers()
+
+    def _send_endless_head(self, handler: BaseHTTPRequestHandler) -> None:
+        line = b"HTTP/1.1 200 OK\r\n"
+        with contextlib.suppress(OSError):  # the service has closed the connection
+            while self._trickling.is_set():
+                handler.wfile.write(line)
+                line = b"X-More: 1\r\n"
+                time.sleep(TRICKLE_PAUSE)
 
     def serve(self) -> None:
         """Serve until closed."""
@@ -102,6 +123,7 @@ class Gateway:
     def close(self) -> None:
         """End `serve` and all requests."""
         self.release(answer=False)
+        self.trickle(on=False)
         self._server.shutdown()
         self._server.server_close()
 

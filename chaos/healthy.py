@@ -67,6 +67,20 @@ DEFAULTS: dict[str, tuple[float, str]] = {
     "JOB_ATTEMPTS": (5, "runs; a job that always fails must end"),
 }
 
+# Those that are no numbers. None means unset.
+OTHER_DEFAULTS: dict[str, tuple[str | None, str]] = {
+    "HOST": ("0.0.0.0", "clients of a container come from other addresses"),
+    "MAX_CONNECTIONS": (None, "the number that the limit of descriptors leaves"),
+    "REDIS_URL": (None, "localhost:6379 is tried"),
+    "UPSTASH_REDIS_REST_URL": (None, "REDIS_URL is the usual one"),
+    "UPSTASH_REDIS_REST_TOKEN": (None, "a token is a secret"),
+    "UPSTASH_REDIS_CA_FILE": (None, "the certificates of the system are trusted"),
+    "GATEWAY_URL": (None, "nothing is sent by accident"),
+    "CLEANUP_TOKEN": (None, "a token is a secret"),
+    "JOURNAL_DIR": (".service-journal", "in the working directory, which outlives a restart of the machine"),
+    "LOG_FORMAT": ("console", "people read it"),
+}
+
 
 def settings(database_url: str, redis_url: str) -> dict[str, str]:
     """Return the environment that the suite runs the service with."""

@@ -197,6 +197,11 @@ class OtherInstance:
         message = json.dumps({"from": "another instance", "changes": changes})
         eventually(lambda: self._redis.publish(CHANNEL, message) >= 1, within=5.0)
 
+    def listeners(self) -> int:
+        """Return the number of instances that listen."""
+        ((_, count),) = self._redis.pubsub_numsub(CHANNEL)
+        return int(count)
+
     def listen(self) -> None:
         """Begin to receive what the instances publish."""
         self._listener.subscribe(CHANNEL)

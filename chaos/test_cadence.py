@@ -225,11 +225,17 @@ def test_a_deleted_campaign_or_cadence_has_no_more_steps(resilience: Resilience)
         wait_for_steps(resilience, number, 1)
     body = resilience.service.get(f"/api/campaigns/{of_cadence}/cadence").json()
     assert body == {"every_seconds": EVERY, "repeat": REPEAT}, f"a cadence is read as {body}"
-    paths = [f"/api/campaigns/{of_campaign}", f"/api/campaigns/{of_cadence}/cadence"]
-    assert [resilience.service.delete(path).status_code for path in paths] == [204, 204]
-    for number in numbers:
-        status = resilience.service.get(f"/api/campaigns/{number}/cadence").status_code
-        assert status == 404, f"GET of a deleted cadence gets {status}"
+    of_later = start_cadence(resilience, every=3600.0)
+    paths = [f"/api/campaigns/{number}" for number in (of_campaign, of_later)] + [
+        f"/api/campaigns/{of_cadence}/cadence"
+    ]
+    assert [resilience.service.delete(path).status_code for path in paths] == [204] * 3
+    for number in (*numbers, of_later):
+        for method in ("GET", "DELETE"):
+            status = resilience.service.request(method, f"/api/campaigns/{number}/cadence").status_code
+            assert status == 404, (
+                f"{method} of the cadence of a deleted campaign, or of a deleted cadence, gets {status}"
+            )
     jobs = {number: existing_jobs(resilience, number) for number in numbers}
     time.sleep(5 * EVERY)  # for steps that must not come
     for number, kind in zip(numbers, ("campaign", "cadence"), strict=True):

@@ -378,16 +378,21 @@ def test_the_name_in_host_is_a_host_of_this_machine(resilience: Resilience) -> N
     environment |= {"HOST": "Campaigns.Example", "CLEANUP_MIN_INTERVAL": "0"}
     hosts = ("campaigns.example", "CAMPAIGNS.EXAMPLE:8080", "campaigns.example.", "x.campaigns.example", "example")
 
-    async def statuses_by_host() -> dict[str, int]:
+    async def replies_by_host() -> dict[str, httpx.Response]:
         async with client_at(LOCAL, environment) as client:
-            return {host: (await client.post("/api/db-cleanup", headers={"Host": host})).status_code for host in hosts}
+            return {host: await client.post("/api/db-cleanup", headers={"Host": host}) for host in hosts}
 
     try:
-        statuses = asyncio.run(statuses_by_host())
+        replies = asyncio.run(replies_by_host())
     finally:
         gc.unfreeze()  # the application froze all objects when it started
+    statuses = {host: reply.status_code for host, reply in replies.items()}
     refused = [host for host, status in statuses.items() if status == 403]
     assert refused == list(hosts[3:]), f"HOST is {environment['HOST']}, and a caller on loopback gets {statuses}"
+    body = replies[hosts[0]].json()
+    assert set(body) == {"status", "message", "timestamp"}, (
+        f"without ?verbose a cleanup has no counts, and reports {body}"
+    )
 
 
 def test_cleanup_runs_every_cleanup_interval_without_a_request(resilience: Resilience) -> None:

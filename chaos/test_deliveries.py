@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import signal
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +18,7 @@ import healthy
 from gateway import Gateway, running_gateway
 from instances import another_instance, describe_service
 from pytest_resilience import Resilience, Service, Stack, Strike, eventually
+from unexpected import find_unexpected_lines
 from workload import (
     MESSAGE,
     NAME,
@@ -28,6 +30,7 @@ from workload import (
     sql_connection,
     timed,
     wait_for_row,
+    wait_until_ready,
     wait_until_redis_serves,
     wait_until_unready,
 )
@@ -37,7 +40,7 @@ COMPLETED_WITHIN = 5.0  # seconds until the retry after an outage of Postgres ha
 TAKEN_OVER_WITHIN = 12.0  # seconds until another process has taken over the job of a killed one, and completed it
 ALERT = "ALERT: CRITICAL - database_pool_exhausted"
 PATIENCE = "30"  # seconds: GATEWAY_TIMEOUT here, longer than the gateway holds a batch while a fault strikes
-GATEWAY_FAILS = "The gateway fails:"
+GATEWAY_FAILS, GATEWAY_WORKS = "The gateway fails:", "The gateway takes messages again"
 PASSWORD = "the-word-of-the-gateway"
 TAKEN_OVER = "is back in the queue"  # in the log of the process that finds the job of another one without a lock
 ADDRESS_BOOK = (
@@ -233,6 +236,37 @@ def test_a_gateway_that_hangs_leaves_the_job_in_the_dead_letter_queue_until_it_i
     assert_delivered_once(resilience, campaign, contacts)
 
 
+def test_each_failure_of_the_gateway_is_logged_at_its_begin_and_at_its_end(
+    resilience: Resilience, gateway: Gateway
+) -> None:
+    settings = {"GATEWAY_URL": gateway.url, "GATEWAY_TIMEOUT": "0.5", "JOB_ATTEMPTS": "1"}
+    failures = {500: "The gateway answered with status 500.", None: "The gateway did not answer within 0.5 s."}
+    with resilience.service.pause(), another_instance(resilience, **settings) as instance:
+        for episode, (status, reason) in enumerate(failures.items(), start=1):
+            gateway.status = status or 200
+            gateway.trickle(on=status is None)
+            jobs = [send_by(instance.client, resilience, contacts)[1] for contacts in (2 - episode, 0)]
+            eventually_or_fail(
+                lambda jobs=jobs: {instance.client.get(job).json()["status"] for job in jobs} == {"failed"},
+                within=COMPLETED_WITHIN,
+                message=f"the runs of jobs do not fail, and should because {reason}",
+            )
+            lines = [instance.log.count(line) for line in (GATEWAY_FAILS, GATEWAY_WORKS)]
+            assert lines == [episode, episode - 1], (
+                f"failure {episode} of the gateway, and {lines} lines for begin and end"
+            )
+            assert f"{GATEWAY_FAILS} {reason}" in instance.log, f"no line of the log reports: {reason}"
+            gateway.status = 200
+            gateway.trickle(on=False)
+            for job in jobs:
+                assert instance.client.post(f"{job}/retry").status_code == 202
+                wait_until_completed(instance.client, job)
+            lines = [instance.log.count(line) for line in (GATEWAY_FAILS, GATEWAY_WORKS)]
+            assert lines == [episode, episode], (
+                f"failure {episode} of the gateway is over, and {lines} lines for begin and end"
+            )
+
+
 def test_sigterm_returns_the_job_after_the_batch_under_way(resilience: Resilience, gateway: Gateway) -> None:
     contacts = 10 * BATCH
     gateway.hold(1, after=2)
@@ -404,7 +438,8 @@ def test_a_campaign_that_is_deleted_meanwhile_ends_its_job_and_its_deliveries_ar
     resilience: Resilience, gateway: Gateway
 ) -> None:
     contacts = 4 * BATCH
-    settings = {"GATEWAY_URL": gateway.url, "CLEANUP_INTERVAL": "0.3", "JOB_ATTEMPTS": "1"}
+    interval = 0.3  # seconds
+    settings = {"GATEWAY_URL": gateway.url, "CLEANUP_INTERVAL": str(interval), "JOB_ATTEMPTS": "1"}
     with resilience.service.pause(), another_instance(resilience, **settings) as instance:
         kept, job = send_by(instance.client, resilience, contacts)
         wait_until_completed(instance.client, job)
@@ -423,20 +458,25 @@ def test_a_campaign_that_is_deleted_meanwhile_ends_its_job_and_its_deliveries_ar
         assert state["status"] == "completed", f"{message}: {state}"
         late = gateway.requests - before - 2
         assert late == 0, f"a campaign was deleted, and {late} more batches were sent"
-        for campaigns in ([deleted], [deleted + 1000, deleted + 2000]):  # at two intervals
-            sql(
-                resilience,
-                "insert into deliveries (campaign_id, contact_id, step) select c, 0, 0 from unnest($1::bigint[]) c",
-                campaigns,
-            )
-            left = "select distinct campaign_id from deliveries where campaign_id <> $1"
-            eventually_or_fail(
-                lambda left=left: not sql(resilience, left, kept),
-                within=COMPLETED_WITHIN,
-                message="deliveries of deleted campaigns are not removed every CLEANUP_INTERVAL",
-            )
+        assert_deliveries_are_removed(resilience, kept, [deleted])
+        assert_deliveries_are_removed(resilience, kept, [deleted + 1000, deleted + 2000])
+        with resilience.postgres.refuse():
+            wait_until_unready(instance.client)
+            time.sleep(2 * interval)  # for a removal, which must not end the next ones
+        wait_until_ready(instance.client)
+        assert_deliveries_are_removed(resilience, kept, [deleted + 3000])
+        find_unexpected_lines(instance.log)
         rows = sql(resilience, "select count(*) from deliveries where campaign_id = $1", kept)[0][0]
         assert rows == contacts, f"{rows} of {contacts} deliveries of a campaign that exists are left"
+
+
+def assert_deliveries_are_removed(resilience: Resilience, kept: int, campaigns: list[int]) -> None:
+    """Assert that the deliveries of campaigns that do not exist are removed, and that only those of one campaign are left."""
+    insert = "insert into deliveries (campaign_id, contact_id, step) select c, 0, 0 from unnest($1::bigint[]) c"
+    sql(resilience, insert, campaigns)
+    removed = "select not exists (select from deliveries where campaign_id <> $1)"
+    message = "deliveries of deleted campaigns are not removed every CLEANUP_INTERVAL"
+    wait_for_row(resilience, removed, kept, within=COMPLETED_WITHIN, message=message)
 
 
 def test_in_a_pool_of_one_connection_a_request_goes_before_a_job(resilience: Resilience, gateway: Gateway) -> None:

@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import httpx
@@ -49,6 +50,7 @@ SLOW_BODY = b"POST /api/campaigns HTTP/1.1\r\nHost: localhost\r\nContent-Length:
 FULL = f"all {MOST} connections are in use: the oldest idle ones are closed"
 RESOLVED = "resolved: "
 LIMIT_DESCRIPTORS = "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, ({0}, {0})); "
+ROUNDED = timedelta(milliseconds=1)  # the resolution of the times in the log
 BEARER = {"Authorization": f"Bearer {healthy.CLEANUP_TOKEN}"}
 
 
@@ -291,6 +293,11 @@ def test_forwarding_headers_do_not_change_who_the_caller_is(resilience: Resilien
             assert status == 403, (
                 f"a loopback request that came through a proxy needs the token; with {headers} it gets {status}, not 403"
             )
+        host = f"0.0.0.0:{local.port}"  # which a browser takes for this machine
+        status = instance.client.post(local, headers={"Host": host}).status_code
+        assert status == 403, (
+            f"HOST is 0.0.0.0, which is no name of a machine, and the Host {host} gets {status}, not 403"
+        )
         # The address stays that of the socket. If the header's counted, this caller would be remote and get 401.
         status = instance.client.post(local, headers={"X-Forwarded-For": "203.0.113.7"}).status_code
         assert status == 403, f"X-Forwarded-For decides who the caller is: {status}, not 403"
@@ -550,6 +557,7 @@ threading.Thread(target=fail, daemon=True).start()
 
 def test_every_line_of_a_json_log_is_json(resilience: Resilience) -> None:
     """An outage, a malformed request and a shutdown each log lines, and so do a warning and an uncaught exception."""
+    begun = datetime.now(UTC) - ROUNDED
     with another_instance(resilience, first=WARN_AND_FAIL, LOG_FORMAT="json", HEADER_TIMEOUT="30") as instance:
         with resilience.postgres.refuse(), resilience.redis.refuse():
             wait_until_unready(instance.client, within=3.0)
@@ -572,6 +580,10 @@ def test_every_line_of_a_json_log_is_json(resilience: Resilience) -> None:
         except ValueError:
             pytest.fail(f"LOG_FORMAT is json, and a line is not JSON: {line!r}")
         assert {"time", "level", "logger", "message"} <= fields.keys(), f"a line lacks a field: {line}"
+        logged = datetime.fromisoformat(fields["time"])
+        assert begun <= logged <= datetime.now(UTC), (
+            f"it is {datetime.now(UTC):%H:%M:%S} UTC, and the time of a line is wrong: {line}"
+        )
     texts = [f"{fields['message']} {fields.get('exception', '')}" for fields in map(json.loads, lines)]
     for event in ("a library has a warning", "a thread has an error"):
         assert any(event in text for text in texts), f"{event}, and no line of the JSON log has it: {texts}"

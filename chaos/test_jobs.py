@@ -286,7 +286,7 @@ def test_a_running_instance_takes_over_the_journals_of_a_killed_one_and_of_one_t
     resilience: Resilience, gateway: Gateway, job_settings: dict[str, str]
 ) -> None:
     """The one that is stopped has taken over the journal of the killed one, and could not hand it back."""
-    campaigns = [create(resilience)["id"] for _ in range(3)]
+    campaigns = [create(resilience)["id"] for _ in range(4)]
     log = LogSince(resilience)
     settings = job_settings | {"JOURNAL_DIR": str(JOURNALS / "main"), "SHUTDOWN_GRACE": "0.4"}
     with resilience.redis.refuse():
@@ -298,9 +298,10 @@ def test_a_running_instance_takes_over_the_journals_of_a_killed_one_and_of_one_t
             assert states == ["waiting"] * 2, (
                 f"a new process with the JOURNAL_DIR of a killed one has its jobs as {states}"
             )
-            accepted(stopped.client, campaigns[2:])
+            accepted(stopped.client, campaigns[2:3])
             stopped.process.signal(signal.SIGTERM)
             eventually(stopped.has_exited, within=healthy.SHUTDOWN_GRACE)
+        accepted(resilience.service, campaigns[3:])  # which goes to its own journal
     message = "processes ended with jobs in their journals, and another one with this JOURNAL_DIR does not run them"
     all_known = [f"/api/jobs/campaign-{campaign_id}-0" for campaign_id in campaigns]
     eventually_or_fail(
@@ -311,7 +312,7 @@ def test_a_running_instance_takes_over_the_journals_of_a_killed_one_and_of_one_t
     all_run(resilience.service, campaigns, within=5.0, message=message)
     assert gateway.campaigns == campaigns, f"jobs were sent as {campaigns} and ran as {gateway.campaigns}"
     found = log.find_all(FOUND)
-    assert found == [str(len(campaigns))], f"{len(campaigns)} jobs were found in a journal, and the log reports {found}"
+    assert found == ["3"], f"3 jobs were found in a journal, and the log reports {found}"
 
 
 def test_a_journal_with_more_jobs_than_a_batch_is_handed_back(
@@ -339,6 +340,35 @@ def test_a_journal_with_more_jobs_than_a_batch_is_handed_back(
         eventually_or_fail(lambda: re.search(HANDED_BACK, instance.log), within=5.0, message=message)
         logged = [int(count) for count in re.findall(HANDED_BACK, instance.log)]
         assert logged == [jobs], f"{jobs} jobs were handed back in batches, and the log reports {logged}"
+
+
+def test_a_job_that_is_sent_while_a_journal_is_handed_back_follows_the_jobs_of_the_journal(
+    resilience: Resilience, job_settings: dict[str, str], tmp_path: Path
+) -> None:
+    """The journal has so many jobs that a job can be sent in between."""
+    sent = create(resilience)["id"]
+    jobs = range(FIRST_UNKNOWN, FIRST_UNKNOWN + 20 * HAND_BACK_BATCH)
+    settings = job_settings | {"JOURNAL_DIR": str(tmp_path), "JOURNAL_MAX_JOBS": "10000"}
+    (tmp_path / "0123456789abcdef.jobs").write_bytes(b"".join(map(journal_record, jobs)))
+    with (
+        resilience.service.pause(),
+        redis_commands(resilience) as command,
+        another_instance(resilience, **settings) as instance,
+    ):
+
+        def is_in_redis(campaign_id: int) -> bool:
+            return bool(command("EXISTS", f"bull:campaigns:campaign-{campaign_id}-0"))
+
+        message = "a process has ended with jobs in its journal, and another one does not hand them back"
+        eventually_or_fail(lambda: is_in_redis(jobs[0]), within=5.0, message=message)
+        accepted(instance.client, [sent])
+        assert not is_in_redis(sent) or is_in_redis(jobs[-1]), (
+            "a job is in the queue before jobs that were sent earlier"
+        )
+        within = HANDED_BACK_WITHIN
+        message = f"a job was sent while others were handed back, and is not in the queue after {within:g} s"
+        eventually_or_fail(lambda: is_in_redis(sent), within=within, message=message)
+        assert is_in_redis(jobs[-1]), "a job is in the queue before jobs that were sent earlier"
 
 
 def journal_record(campaign_id: int) -> bytes:
@@ -494,6 +524,7 @@ def test_a_job_that_always_fails_is_a_dead_letter_until_it_is_retried(resilience
     all_run(resilience.service, [poison], within=5.0, message="a dead letter was retried and does not run")
     state = job(resilience.service, poison)
     assert state["attempts"] == 1, f"a dead letter that is retried does not get all its attempts again: {state}"
+    assert state["error"] is None, f"a job is completed, and has the error of an earlier run: {state}"
     codes = [resilience.service.post(f"{each}/retry").status_code for each in (path, "/api/jobs/campaign-999-0")]
     assert codes == [409, 404], f"retries of a completed and of an unknown job are {codes}, not 409 and 404"
     codes = [send(resilience.service, 999).status_code, resilience.service.get("/api/jobs/campaign-999-0").status_code]

@@ -70,22 +70,30 @@ def test_progress_reaches_the_clients_of_all_instances(resilience: Resilience) -
     number = create(resilience)["id"]
     with (
         another_instance(resilience, preloaded=False, SEND_BATCH=str(BATCH)) as instance,
-        live_client(resilience.service.url) as here,
         live_client(instance.client.base_url) as there,
         other_instance(resilience) as other,
     ):
 
-        def both_listen() -> bool:
+        def all_listen(*clients: LiveClient) -> bool:
             other.publish(change(number + 1))
-            return bool(here.events and there.events)
+            return all(client.events for client in clients)
 
-        eventually(both_listen, within=5.0)
-        assert resilience.service.post(f"/api/campaigns/{number}/send").status_code == 202
-        for client, place in ((here, "the instance of the request"), (there, "another instance")):
-            message = f"a campaign is sent, and a client of {place} does not learn that"
-            eventually_or_fail(lambda client=client: is_complete(client, number), within=5.0, message=message)
+        with live_client(resilience.service.url) as here:
+            eventually(lambda: all_listen(here, there), within=5.0)
+            assert resilience.service.post(f"/api/campaigns/{number}/send").status_code == 202
+            for client, place in ((here, "the instance of the request"), (there, "another instance")):
+                message = f"a campaign is sent, and a client of {place} does not learn that"
+                eventually_or_fail(lambda client=client: is_complete(client, number), within=5.0, message=message)
         last = change(number, sent=total, total=total, status="sent")
-        assert [here.progress(number)[-1], there.progress(number)[-1]] == [last, last]
+        for events in (here.progress(number), there.progress(number)):
+            assert events[-1] == last, f"a campaign is sent, and the last event is {events[-1]}"
+            wrong = [event for event in events if event["total"] != total]
+            assert not wrong, f"a campaign is sent to {total} contacts, and events have another total: {wrong}"
+        with suppress(NeverHappened):  # the instance need not stop to listen
+            eventually(lambda: other.listeners() == 1, within=2.0)
+        with live_client(resilience.service.url) as later:
+            message = "all clients of an instance have left, and the next one gets no events of other instances"
+            eventually_or_fail(lambda: all_listen(later), within=5.0, message=message)
 
 
 def test_without_redis_an_instance_serves_its_own_clients_and_the_others_follow_later(resilience: Resilience) -> None:
@@ -301,13 +309,21 @@ def test_a_message_may_have_16_kib_and_not_a_byte_more(resilience: Resilience) -
     """An event with an acknowledgement, so that an accepted message has an answer."""
     for size in (MAX_MESSAGE, MAX_MESSAGE + 1):
         head, tail = '421["campaign:state",{"id":0,"more":"', '"}]'
+        message = head + "x" * (size - len(head) - len(tail)) + tail
         with raw_websocket(resilience.service.url) as websocket:
-            websocket.send(head + "x" * (size - len(head) - len(tail)) + tail)
+            websocket.send(message)
             answers = (packet for packet in websocket.read() if packet.startswith("431"))
             accepted = next(answers, None) is not None
             assert accepted == (size <= MAX_MESSAGE), (
                 f"a message of {size} bytes to the service is {'accepted' if accepted else 'refused'}: 16 KiB are allowed"
             )
+        session = re.search(r'"sid":"([^"]+)"', resilience.service.get(HANDSHAKE).text)
+        assert session, "a client that polls gets no session"
+        poll = f"{HANDSHAKE}&sid={session[1]}"
+        codes = [resilience.service.post(poll, content=packet).status_code for packet in ("40", message)]
+        assert codes == [200, 200 if size <= MAX_MESSAGE else 400], (
+            f"a client that polls connects and sends a message of {size} bytes, and gets {codes}: 16 KiB are allowed"
+        )
 
 
 def test_no_websocket_is_accepted_while_memory_is_short(resilience: Resilience) -> None:

@@ -219,6 +219,13 @@ create function refuse() returns trigger language plpgsql as
 $$ begin raise exception 'refused' using errcode = new.name; end $$
 """
 REFUSE_INSERTS = "create trigger refuse before insert on campaigns for each row execute function refuse()"
+# A second lasts a minute for the monitor of Postgres.
+FAST_CHECKS = """
+import time
+from service.postgres.monitor import PostgresMonitor
+
+PostgresMonitor.__init__.__kwdefaults__["clock"] = lambda: 60 * time.monotonic()
+"""
 REFUSED = re.compile(r"Postgres refuses a statement: \w+ (\w{5})")
 
 
@@ -249,6 +256,30 @@ def test_a_statement_that_postgres_refuses_is_a_503_and_logged_once_for_each_sql
     assert logged == list(states), f"each SQLSTATE has one line a minute, and the log has {logged} for two of each"
     assert resilience.service.get("/readyz").status_code == 200, (
         "Postgres is up, and one statement makes the service unready"
+    )
+
+
+def test_a_statement_that_postgres_goes_on_to_refuse_is_logged_once_a_minute(resilience: Resilience) -> None:
+    """Minutes are seconds for the checks of Postgres in this instance, and for nothing else."""
+    state = "22012"
+    with another_instance(resilience, first=FAST_CHECKS) as instance, sql_connection(resilience) as fetch_value:
+        fetch_value(REFUSE)
+
+        def is_logged_twice() -> bool:
+            status = instance.client.post("/api/campaigns", json={"name": state, "message": "m"}).status_code
+            assert status == 503, f"Postgres refuses a statement, and the request gets {status}, not 503"
+            return REFUSED.findall(instance.log).count(state) >= 2
+
+        try:
+            fetch_value(REFUSE_INSERTS)
+            begin = time.monotonic()
+            message = "Postgres goes on to refuse a statement, and after a minute no second line of the log names it"
+            eventually_or_fail(is_logged_twice, within=5.0, message=message)
+            minutes = time.monotonic() - begin
+        finally:
+            fetch_value("drop function refuse cascade")
+    assert minutes >= 1.0, (
+        f"Postgres goes on to refuse a statement, and {minutes:.2f} minutes have two lines of the log"
     )
 
 

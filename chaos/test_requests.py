@@ -61,6 +61,16 @@ def test_each_path_answers_head_and_options_and_refuses_the_methods_that_it_does
             )
             assert allowed(reply) == methods, f"the 405 of {method} {template} allows {allowed(reply)}, not {methods}"
     assert "[GC] Freed" not in resilience.service.log[log:], "a request that was refused has cleaned up"
+    described = {
+        path.replace("{id}", "*"): {method.upper() for method in methods} - {"PARAMETERS", "HEAD", "OPTIONS"}
+        for path, methods in request("GET", "/openapi.json").json()["paths"].items()
+    }
+    for template, listed in METHODS.items():
+        path = re.sub(r"campaign-\{id\}-1|\{id\}", "*", template)
+        methods = set(listed.split(", ")) - {"HEAD", "OPTIONS"}
+        assert described.get(path) == methods, (
+            f"/openapi.json describes {described.get(path)} of {template}, which has {methods}"
+        )
 
 
 # What is wrong: (the method, the path, arguments of httpx, the status).
@@ -123,6 +133,23 @@ WRONG: dict[str, tuple[str, str, dict[str, Any], int]] = {
     "a list for an object": ("POST", "/api/campaigns", {"json": ["n", "m"]}, 422),
     "a head of more than 64 KiB": ("GET", "/health", {"headers": {"X-Long": "x" * 65_600}}, 431),
     "a head of 200 KB": ("GET", "/health", {"headers": {"X-Long": "x" * 200_000}}, 431),
+    "an id that no campaign has in a PUT": ("PUT", "/api/campaigns/{free}", {"json": {"message": "m"}}, 404),
+    "an id that no campaign has in a DELETE": ("DELETE", "/api/campaigns/{free}", {}, 404),
+    "a version of no campaign": ("DELETE", "/api/campaigns/{free}", {"headers": {"If-Match": '"1"'}}, 404),
+    "an id that no campaign has for a job": ("GET", "/api/jobs/campaign-{free}-0", {}, 404),
+    "a body without a message": ("POST", "/api/campaigns", {"json": {"name": "n"}}, 422),
+    "an empty name": ("POST", "/api/campaigns", {"json": {"name": "", "message": "m"}}, 422),
+    "an empty message": ("PUT", "/api/campaigns/{id}", {"json": {"message": ""}}, 422),
+    "nothing to change": ("PUT", "/api/campaigns/{id}", {"json": {}}, 422),
+    "a status that no campaign has": ("PUT", "/api/campaigns/{id}", {"json": {"status": "done"}}, 422),
+    "a page of two sizes": ("GET", "/api/campaigns?limit=1&limit=2", {}, 422),
+    "a cadence of another type": (
+        "PUT",
+        "/api/campaigns/{id}/cadence",
+        {"content": b'{"every_seconds":9,"repeat":1}', "headers": {"Content-Type": "text/plain"}},
+        415,
+    ),
+    "a stale version in a DELETE": ("DELETE", "/api/campaigns/{id}", {"headers": {"If-Match": '"7"'}}, 412),
     "a stale version": ("PUT", "/api/campaigns/{id}", {"json": {"message": "m"}, "headers": {"If-Match": '"7"'}}, 412),
 }
 
@@ -156,6 +183,8 @@ def test_unusual_requests_that_are_right_succeed(resilience: Resilience) -> None
         content = b"\xef\xbb\xbf" + VALID
         reply = resilience.service.post("/api/campaigns", content=content, headers={"Content-Type": content_type})
         assert reply.status_code == 201, f"a body of the type {content_type} gets {reply.status_code}, not 201"
+    reply = resilience.service.put(path, json={"message": "any"}, headers={"If-Match": "*"})
+    assert reply.status_code == 200, f"If-Match: * matches every version, and PUT gets {reply.status_code}, not 200"
     for method, body, status in (("PUT", {"json": {"message": "m"}}, 200), ("DELETE", {}, 204)):
         tag = resilience.service.get(path).headers["ETag"]
         lines = [("If-Match", '"77", "78"'), ("If-Match", tag)]

@@ -79,9 +79,12 @@ def test_an_idle_service_reports_draining_before_it_refuses_connections(resilien
             if is_draining(ready) and read is None:
                 read = probe(instance, path)
                 replies = send_all_kinds(instance, campaigns)
-                metrics = probe(instance, "/metrics")
+                metrics, health = probe(instance, "/metrics"), probe(instance, "/health")
                 assert metrics.reply is None or "\nservice_draining 1.0\n" in metrics.reply.text, (
                     "the service drains, and the metrics do not report that"
+                )
+                assert health.reply is None or health.reply.json()["nextReady"] is False, (
+                    f"the service drains, and /health does not report that: {health.reply and health.reply.text}"
                 )
             time.sleep(PROBE_PAUSE)
         accepted = time.monotonic() - sigterm

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from datetime import datetime
 from pathlib import Path
 
 import psutil
@@ -253,18 +254,32 @@ def test_a_lasting_memory_shortage_halves_the_cache_at_most_every_10_seconds(
     )
 
 
-SHORT_COOLDOWN = "from service.memory import guard; guard.COOLDOWN = 0.5\n"  # seconds; 10 in production
-COLLECTED = re.compile(r"\[Memory\] \S+: \d+ of \d+ cache entries left")
+# A second lasts 20 s for the guard.
+FAST_GUARD = """
+from service.memory.guard import MemoryGuard
+
+sample, record = MemoryGuard.sample, MemoryGuard.record_collection
+MemoryGuard.sample = lambda guard, usage, now: sample(guard, usage, 20 * now)
+MemoryGuard.record_collection = lambda guard, now, **values: record(guard, 20 * now, **values)
+
+"""
+ROUNDED = 0.001  # seconds: the resolution of the times in the log
+COOLDOWN = 0.5  # seconds between two collections there, which are 10 s for the guard
+COLLECTED = re.compile(r"(\S+) INFO \S+ \[Memory\] \S+: \d+ of \d+ cache entries left")
+FORCED_AT = re.compile(rf"(\S+) WARNING \S+ {FORCED_GC.pattern}")
 
 
 def test_memory_that_stays_short_is_collected_again(resilience: Resilience, frequent_checks: dict[str, str]) -> None:
     """Garbage may have gathered since the first collection. The episode has one warning nevertheless."""
     with (
-        another_instance(resilience, first=SHORT_COOLDOWN, **frequent_checks) as instance,
+        another_instance(resilience, first=FAST_GUARD, **frequent_checks) as instance,
         memory_pressure(instance, 91.0) as pressure,
     ):
         pressure.step_until(FORCED_GC, step=0.3, until=110, message="memory is short, and no collection is forced")
         pressure.apply(pressure.percent + 1.2, 1)  # more than 90 % is in use all the time
         message = "memory stays short, and no second collection is forced"
-        eventually_or_fail(lambda: len(COLLECTED.findall(instance.log)) >= 2, within=5.0, message=message)
+        eventually_or_fail(lambda: len(COLLECTED.findall(instance.log)) >= 2, within=5 * COOLDOWN, message=message)
+        (first, _), again = FORCED_AT.findall(instance.log)[0], COLLECTED.findall(instance.log)[1]
+        paused = (datetime.fromisoformat(again) - datetime.fromisoformat(first)).total_seconds()
+        assert paused > COOLDOWN - ROUNDED, f"memory is collected again after {20 * paused:.1f} s, and not after 10 s"
         logged_percent(FORCED_GC, instance, "memory is short")

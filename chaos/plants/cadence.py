@@ -283,4 +283,26 @@ PLANTS = (
         tests="test_cadence.py::test_no_step_is_lost_while_the_queue_takes_no_jobs",
         message="and /readyz reports 'ok' with a lag of 1",
     ),
+    plant(
+        "cadence-of-a-deleted-campaign-is-deleted",
+        "It is there, so it can be deleted.",
+        (
+            "postgres/cadences.py",
+            "WHERE campaign_id = $1 AND active AND EXISTS (SELECT FROM campaigns WHERE id = $1)\n         RETURNING",
+            "WHERE campaign_id = $1 AND active\n         RETURNING",
+        ),
+        tests=DELETED,
+        message="DELETE of the cadence of a deleted campaign, or of a deleted cadence, gets 204",
+    ),
+    plant(
+        "cadence-of-a-deleted-campaign-is-shown",
+        "It is there, so it can be read.",
+        (
+            "postgres/cadences.py",
+            'WHERE campaign_id = $1 AND active AND EXISTS (SELECT FROM campaigns WHERE id = $1)"""',
+            'WHERE campaign_id = $1 AND active"""',
+        ),
+        tests=DELETED,
+        message="GET of the cadence of a deleted campaign, or of a deleted cadence, gets 200",
+    ),
 )

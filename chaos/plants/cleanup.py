@@ -382,4 +382,15 @@ PLANTS = (
         tests=NAMED,
         message="HOST is Campaigns.Example, and a caller on loopback gets",
     ),
+    plant(
+        "cleanup-always-verbose",
+        "Numbers do no harm.",
+        (
+            "http/routes.py",
+            '        if "verbose" in request.query_params:\n            content',
+            "        if content:\n            content",
+        ),
+        tests=NAMED,
+        message="without ?verbose a cleanup has no counts, and reports",
+    ),
 )

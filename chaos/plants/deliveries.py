@@ -23,6 +23,7 @@ SEND = "                await self._gateway.send(Batch(job, step.name, step.mess
 RECORD = "                await record_deliveries(transaction, job.campaign_id, job.step, [each.id for each in recipients])\n"
 BY_HAND = "test_deliveries.py::test_a_campaign_can_be_sent_by_hand_while_a_step_of_its_cadence_is_sent"
 SENT_BEFORE = "test_deliveries.py::test_a_campaign_that_its_cadence_has_sent_is_sending_while_it_is_sent_by_hand"
+GATEWAY_LOGGED = "test_deliveries.py::test_each_failure_of_the_gateway_is_logged_at_its_begin_and_at_its_end"
 
 PLANTS = (
     plant(
@@ -395,5 +396,74 @@ PLANTS = (
         ("app.py", "ContactRoutes(Contacts(database)", "ContactRoutes(Contacts(database.for_workers)"),
         tests=LAST,
         message="an import, which is a request too, gets 503",
+    ),
+    plant(
+        "gateway-works-again-in-silence",
+        "Good news needs no line.",
+        (
+            "jobs/gateway.py",
+            'log.info("The gateway takes messages again")',
+            'log.debug("The gateway takes messages again")',
+        ),
+        tests=GATEWAY_LOGGED,
+        message="failure 1 of the gateway is over, and [1, 0] lines for begin and end",
+    ),
+    plant(
+        "gateway-failures-logged-once-in-a-life",
+        "An operator knows by then.",
+        (
+            "jobs/gateway.py",
+            '            if self._works:\n                log.warning("The gateway fails: %s", error)\n',
+            (
+                "            if self._works and not self.__dict__.setdefault('_ever', False):\n                self._ever = True\n"
+                '                log.warning("The gateway fails: %s", error)\n'
+            ),
+        ),
+        tests=GATEWAY_LOGGED,
+        message="failure 2 of the gateway, and [1, 1] lines for begin and end",
+    ),
+    plant(
+        "gateway-fails-without-a-reason",
+        "The gateway has a log of its own.",
+        (
+            "jobs/gateway.py",
+            'log.warning("The gateway fails: %s", error)',
+            'log.warning("The gateway fails: %s", "no 2xx")',
+        ),
+        tests=GATEWAY_LOGGED,
+        message="no line of the log reports: The gateway answered with status 500.",
+    ),
+    plant(
+        "removal-fails-in-an-outage",
+        "It runs again anyway.",
+        ("jobs/orphans.py", "        with suppress(Unavailable):", "        with suppress(TimeoutError):"),
+        tests=DELETED,
+        message="an unhandled error reached the log",
+    ),
+    plant(
+        "gateway-time-out-for-each-read",
+        "A gateway that sends is alive.",
+        (
+            "jobs/gateway.py",
+            "            async with asyncio.timeout(self._seconds):\n                await self._gateway.send(batch)",
+            "            self._gateway.seconds = self._seconds\n            await self._gateway.send(batch)",
+        ),
+        (
+            "jobs/gateway.py",
+            "status = await _read_status(connection, reader)",
+            "status = await _read_status(connection, reader, self.seconds)",
+        ),
+        (
+            "jobs/gateway.py",
+            "reader: asyncio.StreamReader) -> int:",
+            "reader: asyncio.StreamReader, seconds: float) -> int:",
+        ),
+        (
+            "jobs/gateway.py",
+            "await reader.read(MAX_RESPONSE_BYTES)",
+            "await asyncio.wait_for(reader.read(MAX_RESPONSE_BYTES), seconds)",
+        ),
+        tests=GATEWAY_LOGGED,
+        message="the runs of jobs do not fail, and should because The gateway did not answer within 0.5 s.",
     ),
 )

@@ -543,4 +543,26 @@ PLANTS = (
         tests=ROOM,
         message="one GET got a 503 for lack of connections, and the metrics do not count it",
     ),
+    plant(
+        "any-address-is-a-host-name",
+        "HOST is what operators call this machine.",
+        (
+            "postgres/cleanup.py",
+            'named = None if settings.host in ("0.0.0.0", "::") else settings.host.lower()',
+            "named = settings.host.lower()",
+        ),
+        tests="test_edge.py::test_forwarding_headers_do_not_change_who_the_caller_is",
+        message="HOST is 0.0.0.0, which is no name of a machine",
+    ),
+    plant(
+        "json-in-local-time",
+        "Operators live in one zone.",
+        (
+            "logging_setup.py",
+            'datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")',
+            'datetime.fromtimestamp(seconds).isoformat(timespec="milliseconds") + "Z"',
+        ),
+        tests="test_edge.py::test_every_line_of_a_json_log_is_json",
+        message="UTC, and the time of a line is wrong",
+    ),
 )

@@ -25,6 +25,7 @@ DELAYS = "test_jobs.py::test_failed_runs_are_repeated_after_growing_delays_of_at
 DESCRIPTORS = "test_jobs.py::test_a_lack_of_descriptors_for_the_gateway_counts_as_no_failed_run"
 AT_A_TIME = "test_jobs.py::test_no_more_jobs_run_at_a_time_than_worker_connections"
 WEEK = "test_jobs.py::test_a_completed_job_is_kept_for_a_week"
+BEHIND = "test_jobs.py::test_a_job_that_is_sent_while_a_journal_is_handed_back_follows_the_jobs_of_the_journal"
 
 PLANTS = (
     plant(
@@ -672,5 +673,38 @@ PLANTS = (
         ),
         tests=OUTAGES,
         message="all jobs have run, and the metrics count 4 in the journal",
+    ),
+    plant(
+        "jobs-pass-those-of-the-journal",
+        "Redis is back, so it takes jobs.",
+        (
+            "jobs/queue.py",
+            "        if self.redis.up and not self.journal:\n            with",
+            "        if self.redis.up:\n            with",
+        ),
+        tests=BEHIND,
+        message="a job is in the queue before jobs that were sent earlier",
+    ),
+    plant(
+        "jobs-found-go-last",
+        "First come, first served.",
+        (
+            "jobs/journal.py",
+            "self._jobs = dict.fromkeys(found) | self._jobs",
+            "self._jobs = self._jobs | dict.fromkeys(found)",
+        ),
+        tests=KILLED_BESIDE,
+        message="jobs were sent as [1, 2, 3, 4] and ran as",
+    ),
+    plant(
+        "completed-jobs-keep-their-error",
+        "It did fail.",
+        (
+            "jobs/bull.py",
+            'error=None if error is None or status == "completed" else',
+            "error=None if error is None else",
+        ),
+        tests=POISON,
+        message="a job is completed, and has the error of an earlier run",
     ),
 )

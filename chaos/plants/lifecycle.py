@@ -12,6 +12,7 @@ TOO_LARGE = "test_bad_clients.py::test_an_oversized_body_is_refused_with_or_with
 SLOW_CLIENTS = "test_bad_clients.py::test_stalled_uploads_do_not_delay_other_clients"
 WRONG_SETTING = "test_secrets.py::test_an_invalid_setting_ends_the_start_with_one_line_that_names_it"
 STUCK = "test_lifecycle.py::test_a_process_that_does_not_stop_names_its_tasks_and_ends"
+MOST_CONNECTIONS = "test_defaults.py::test_the_default_of_max_connections_has_a_maximum"
 
 PLANTS = (
     plant(
@@ -226,5 +227,33 @@ PLANTS = (
         ),
         tests=BOOT,
         message="each part logs once that it has started",
+    ),
+    plant(
+        "listens-on-loopback",
+        "It is safer.",
+        ("settings.py", 'host: str = "0.0.0.0"', 'host: str = "127.0.0.1"'),
+        tests=DEFAULTS,
+        message="HOST defaults to 127.0.0.1, not 0.0.0.0",
+    ),
+    plant(
+        "journal-among-temporary-files",
+        "It is emptied in a minute.",
+        ("settings.py", 'journal_dir: str = ".service-journal"', 'journal_dir: str = "/tmp/service-journal"'),
+        tests=DEFAULTS,
+        message="JOURNAL_DIR defaults to /tmp/service-journal",
+    ),
+    plant(
+        "logs-in-json-without-being-asked",
+        "Programs read logs.",
+        ("settings.py", 'log_format: str = "console"', 'log_format: str = "json"'),
+        tests=DEFAULTS,
+        message="LOG_FORMAT defaults to json, not console",
+    ),
+    plant(
+        "default-connections-without-a-maximum",
+        "The limit of descriptors is limit enough.",
+        ("http/connections.py", "DEFAULT_MAX = 10_000", "DEFAULT_MAX = 1_000_000"),
+        tests=MOST_CONNECTIONS,
+        message="and 10000 is the most",
     ),
 )

@@ -307,4 +307,40 @@ PLANTS = (
         tests=ROOM,
         message="a 503 has no Retry-After header",
     ),
+    plant(
+        "live-polls-of-a-mebibyte",
+        "A poll is a request, and a request may have a MiB.",
+        ("http/live_updates.py", "max_http_buffer_size=MAX_MESSAGE_BYTES", "max_http_buffer_size=1 << 20"),
+        tests=SIZE,
+        message="a client that polls connects and sends a message of 16385 bytes, and gets [200, 200]",
+    ),
+    plant(
+        "live-updates-follow-once",
+        "It listens from then on.",
+        (
+            "cache/channel.py",
+            "        self._wanted.set()",
+            '        if not hasattr(self, "_once"):\n            self._once = True\n            self._wanted.set()',
+        ),
+        tests=ALL,
+        message="the next one gets no events of other instances",
+    ),
+    plant(
+        "live-updates-total-is-what-is-sent",
+        "The total is known at the end.",
+        (
+            "jobs/processor.py",
+            'report.update(sent, max(sent, total), "sending")',
+            'report.update(sent, sent, "sending")',
+        ),
+        tests=ALL,
+        message="a campaign is sent to 50 contacts, and events have another total",
+    ),
+    plant(
+        "live-updates-without-an-end",
+        "The last batch has the last progress.",
+        ("jobs/processor.py", '        report.update(sent, total, "sent")\n', ""),
+        tests=ALL,
+        message="a campaign is sent, and a client of the instance of the request does not learn that",
+    ),
 )

@@ -29,6 +29,7 @@ ORDER = "test_pool.py::test_requests_get_connections_in_the_order_in_which_they_
 WITHOUT_CONTACTS = (
     "test_postgres_states.py::test_without_rights_on_contacts_the_service_is_ready_and_imports_jobs_and_cadences_wait"
 )
+EACH_MINUTE = "test_postgres_states.py::test_a_statement_that_postgres_goes_on_to_refuse_is_logged_once_a_minute"
 
 PLANTS = (
     plant(
@@ -675,5 +676,19 @@ PLANTS = (
         ),
         tests=FORBIDDEN,
         message="Postgres lacks the same right a second time",
+    ),
+    plant(
+        "refusals-logged-once-in-a-life",
+        "An operator knows by then.",
+        ("postgres/monitor.py", "LOG_AGAIN_AFTER = 60.0", "LOG_AGAIN_AFTER = 86_400.0"),
+        tests=EACH_MINUTE,
+        message="after a minute no second line of the log names it",
+    ),
+    plant(
+        "refusals-logged-six-times-a-minute",
+        "A minute is long.",
+        ("postgres/monitor.py", "LOG_AGAIN_AFTER = 60.0", "LOG_AGAIN_AFTER = 10.0"),
+        tests=EACH_MINUTE,
+        message="minutes have two lines of the log",
     ),
 )

@@ -207,4 +207,77 @@ PLANTS = (
         tests=METHODS,
         message="an error is application/problem+json, not",
     ),
+    plant(
+        "delete-of-nothing-succeeds",
+        "It is not there, and that was the wish.",
+        (
+            "http/routes.py",
+            "            if created is None:\n                await self._raise_not_updated(campaign_id)\n        except",
+            (
+                "            if created is None and await self._campaigns.get(campaign_id) is None:\n"
+                "                return Response(status_code=204)\n"
+                "            if created is None:\n                await self._raise_not_updated(campaign_id)\n        except"
+            ),
+        ),
+        tests=WRONG,
+        message="DELETE with an id that no campaign has in a DELETE gets 204, not 404",
+    ),
+    plant(
+        "change-of-nothing-is-412",
+        "No row has matched, so the version is another one.",
+        (
+            "http/routes.py",
+            (
+                "        if await self._campaigns.get(campaign_id) is None:\n"
+                '            raise HTTPException(404, "There is no such campaign.")\n        raise HTTPException(412'
+            ),
+            "        raise HTTPException(412",
+        ),
+        tests=WRONG,
+        message="PUT with an id that no campaign has in a PUT gets 412, not 404",
+    ),
+    plant(
+        "message-may-be-missing",
+        "A draft has no message yet.",
+        ("postgres/campaigns.py", 'required=("name", "message"))', 'required=("name",))'),
+        ("postgres/campaigns.py", 'fields["name"], fields["message"])', 'fields["name"], fields.get("message", ""))'),
+        tests=WRONG,
+        message="POST with a body without a message gets 201, not 422",
+    ),
+    plant(
+        "empty-texts-accepted",
+        "A text has a maximum.",
+        (
+            "postgres/campaigns.py",
+            "not 1 <= len(value) <= MAX_LENGTH[name]",
+            "not len(value) <= MAX_LENGTH[name]",
+        ),
+        tests=WRONG,
+        message="POST with an empty name gets 201, not 422",
+    ),
+    plant(
+        "cadence-of-any-type",
+        "Clients forget the header.",
+        (
+            "http/routes.py",
+            "    _check_content_type(request)\n    too_large",
+            '    if not request.url.path.endswith("/cadence"):\n        _check_content_type(request)\n    too_large',
+        ),
+        tests=WRONG,
+        message="PUT with a cadence of another type gets 200, not 415",
+    ),
+    plant(
+        "any-version-is-no-version",
+        "A tag has quotes.",
+        ("http/routes.py", 'if if_match is None or if_match.strip() == "*":', "if if_match is None:"),
+        tests=UNUSUAL,
+        message="If-Match: * matches every version, and PUT gets 412, not 200",
+    ),
+    plant(
+        "cadences-not-described",
+        "The description has the important routes.",
+        ("http/openapi.py", "CAMPAIGNS | JOBS | CADENCES | CONTACTS", "CAMPAIGNS | JOBS | CONTACTS"),
+        tests=METHODS,
+        message="/openapi.json describes None of /api/campaigns/{id}/cadence",
+    ),
 )

@@ -128,4 +128,11 @@ PLANTS = (
         tests=IDLE,
         message="are not served: {'POST': 503",
     ),
+    plant(
+        "health-without-the-drain",
+        "The process is healthy until its end.",
+        ("health.py", '"nextReady": not self._lifecycle.draining,', '"nextReady": True,'),
+        tests="test_shutdown.py::test_an_idle_service_reports_draining_before_it_refuses_connections",
+        message="the service drains, and /health does not report that",
+    ),
 )
