@@ -106,6 +106,23 @@ def test_stale_copies_are_marked_and_expire_after_cache_stale_ttl(resilience: Re
             assert reported == count, f"{count} reads were a {kind} of {source}, and the metrics report {reported:g}"
 
 
+def test_a_copy_is_fresh_for_exactly_cache_ttl(resilience: Resilience) -> None:
+    """Redis keeps a copy for CACHE_STALE_TTL, so its remaining time there gives its age."""
+    fresh, kept = (healthy.DEFAULTS[name][0] for name in ("CACHE_TTL", "CACHE_STALE_TTL"))
+    campaign = create(resilience)["id"]
+    path = f"/api/campaigns/{campaign}"
+    wait_until_redis_serves(resilience, path)
+    with redis_commands(resilience) as command:
+        key = redis_key(command, campaign)
+        for age, expected in ((fresh - 3, ("hit", "redis")), (fresh + 1, ("miss", "postgres"))):
+            command("PEXPIRE", key, int((kept - age) * 1000))
+            reply = resilience.service.get(path)
+            found = (reply.headers["X-Cache"], reply.headers["X-Cache-Source"])
+            assert found == expected, (
+                f"CACHE_TTL is {fresh:g}, and a copy that is {age:g} s old is a {found}, not {expected}"
+            )
+
+
 def test_a_copy_is_kept_for_the_longer_of_its_two_lifetimes(resilience: Resilience) -> None:
     """A CACHE_STALE_TTL below CACHE_TTL limits nothing. A fresh copy needs no Postgres."""
     fresh, stale = 60, 0.3

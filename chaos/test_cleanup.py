@@ -232,9 +232,11 @@ def test_cleanup_terminates_sessions_of_other_boots_only_beyond_each_limit(resil
             ),
             "a session that is idle for more than twice DB_POOL_IDLE_TIMEOUT": session(f"service:{quiet}", "select 1"),
         }
+        eventually(lambda: fetch_value(idle, monitor, 2.0), within=10.0)
+        silent_since = time.monotonic()
+        session(f"service-monitor:{alive}", "select 1")
         eventually(lambda: fetch_value(idle, monitor, 5.5), within=10.0)
         young = time.monotonic()
-        session(f"service-monitor:{alive}", "select 1")
         spared = {
             "a transaction of an instance whose monitor is silent for less than 10 s": session(
                 f"service:{alive}", *OPEN_TRANSACTION
@@ -245,12 +247,12 @@ def test_cleanup_terminates_sessions_of_other_boots_only_beyond_each_limit(resil
             spared["a statement that runs for less than twice DB_COMMAND_TIMEOUT"] = statement
             eventually(lambda: fetch_value(idle, monitor, 10.1) and time.monotonic() - young > 4.5, within=10.0)
             reply = clean_up(instance)
-            took = time.monotonic() - young
+            took, silent = time.monotonic() - young, time.monotonic() - silent_since
             left = [kind for kind, pid in ended.items() if session_exists(resilience, pid)]
             lost = [kind for kind, pid in spared.items() if not session_exists(resilience, pid)]
         assert not left, f"the cleanup reports {reply.text}, and has not terminated {'; '.join(left)}"
-        if took > 5.9:
-            pytest.skip(f"this machine is too busy for sessions of an exact age: {took:.1f} s")
+        if took > 5.9 or silent > 9.9:
+            pytest.skip(f"this machine is too busy for sessions of an exact age: {took:.1f} and {silent:.1f} s")
         assert not lost, f"the cleanup has terminated {'; '.join(lost)}"
 
 

@@ -191,6 +191,7 @@ def test_an_outage_of_postgres_in_the_middle_of_a_batch_loses_and_doubles_no_del
     gateway.hold(1, after=2)
     campaign, job = send(resilience, contacts)
     wait_for_request(gateway, 3)
+    sql(resilience, "update contacts set name = 'Renamed'")  # which makes no other batch of this one
     with fault(resilience):
         gateway.release(answer=True)
         wait_until_unready(resilience.service)

@@ -46,6 +46,7 @@ SILENT = 60  # clients that send nothing, or half a request
 MOST = 20  # connections, where MAX_CONNECTIONS is set
 MORE = 16  # connections for the essential routes while all others are busy
 HALF = b"GET /health HTTP/1.1\r\nHost: localhost\r\nX-Half: "
+HANDSHAKE = "/socket.io/?EIO=4&transport=polling"
 SLOW_BODY = b"POST /api/campaigns HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n"
 FULL = f"all {MOST} connections are in use: the oldest idle ones are closed"
 RESOLVED = "resolved: "
@@ -137,6 +138,9 @@ def test_silent_and_half_sent_requests_are_closed_after_their_timeout(resilience
         another_instance(resilience, HEADER_TIMEOUT=str(TIMEOUT), BODY_TIMEOUT=str(TIMEOUT)) as instance,
         ExitStack() as connections,
     ):
+        session = re.search(r'"sid":"([^"]+)"', instance.client.get(HANDSHAKE).text)
+        assert session, "a client that polls gets no session"
+        sent["a slow body of a poll"] = SLOW_BODY.replace(b"/api/campaigns", f"{HANDSHAKE}&sid={session[1]}".encode())
         begin = time.monotonic()
         clients = {
             kind: SlowClient(
@@ -154,9 +158,27 @@ def test_silent_and_half_sent_requests_are_closed_after_their_timeout(resilience
     assert not left, (
         f"HEADER_TIMEOUT and BODY_TIMEOUT are {TIMEOUT} s, and clients stay connected with {', '.join(left)}"
     )
-    for kind, count in (("half a head", 1), ("half a head after a request", 2), ("a slow body", 1)):
+    for kind, count in (
+        ("half a head", 1),
+        ("half a head after a request", 2),
+        ("a slow body", 1),
+        ("a slow body of a poll", 1),
+    ):
         statuses, expected = clients[kind].statuses(), [b"200", b"408"][-count:]
         assert statuses == expected, f"a client with {kind} gets {statuses}, not {expected}: it ends with a 408"
+
+
+def is_open(client: socket.socket) -> bool:
+    """True unless the service has closed a connection on which it has sent nothing."""
+    client.setblocking(False)
+    try:
+        return client.recv(1, socket.MSG_PEEK) != b""
+    except BlockingIOError:
+        return True
+    except ConnectionError:
+        return False
+    finally:
+        client.setblocking(True)
 
 
 def test_at_max_connections_idle_clients_are_evicted_and_health_still_answers(resilience: Resilience) -> None:
@@ -165,10 +187,11 @@ def test_at_max_connections_idle_clients_are_evicted_and_health_still_answers(re
         another_instance(resilience, **settings) as instance,
         ExitStack() as clients,
     ):
+        silent: list[socket.socket] = []
         for number in range(SILENT):
-            client = clients.enter_context(connect(instance))
+            silent.append(clients.enter_context(connect(instance)))
             if number % 2:
-                client.sendall(HALF)
+                silent[-1].sendall(HALF)
 
         def get(path: str) -> TimedReply:
             """Use a connection for each request. A kept one is idle too, and may be evicted."""
@@ -178,6 +201,10 @@ def test_at_max_connections_idle_clients_are_evicted_and_health_still_answers(re
         statuses = [get(path).status for path in ["/health"] * 5 + ["/api/campaigns?limit=1"] * 5]
         assert statuses == [200] * 10, (
             f"{SILENT} clients are silent, MAX_CONNECTIONS is {MOST}, and other requests get {statuses}"
+        )
+        still_open = [is_open(client) for client in silent]
+        assert still_open == sorted(still_open), (
+            f"the oldest idle connections make room, and of {SILENT} from the oldest on these are open: {still_open}"
         )
         connections = psutil.Process(instance.process.pid).net_connections()
         held = sum(each.status == psutil.CONN_ESTABLISHED for each in connections)

@@ -443,6 +443,34 @@ def test_another_instance_finishes_the_job_of_one_that_ends(
     assert gateway.campaigns == [campaign_id], f"the message of one job was sent {len(gateway.batches)} times"
 
 
+def test_a_run_that_ends_during_an_outage_of_redis_is_not_repeated(resilience: Resilience, gateway: Gateway) -> None:
+    """The lock of the job is gone, as after a long outage. Without it another process could take the job."""
+    campaign_id = create(resilience)["id"]
+    lock = f"bull:campaigns:campaign-{campaign_id}-0:lock"
+    log, ended = LogSince(resilience), f"campaign-{campaign_id}-0 is complete"
+    gateway.hold(1)
+    accepted(resilience.service, [campaign_id])
+    eventually(lambda: gateway.requests == 1, within=5.0)
+    with redis_commands(resilience) as command:
+        left = [int(command("PTTL", lock))]
+
+        def is_renewed() -> bool:
+            left.append(int(command("PTTL", lock)))
+            return left[-1] > left[-2]
+
+        message = "a job runs, and its lock is not renewed, so another process takes it over"
+        eventually_or_fail(is_renewed, within=2.0, message=message)
+        with resilience.redis.refuse():
+            wait_until_redis_is(resilience.service, "down")
+            command("DEL", lock)
+            gateway.release(answer=True)
+            eventually(lambda: log.count(ended) == 1, within=5.0)
+    message = "a run ended during an outage of Redis, and afterwards its job is not completed"
+    all_run(resilience.service, [campaign_id], within=HANDED_BACK_WITHIN, message=message)
+    runs = log.count(ended)
+    assert runs == 1, f"a run ended during an outage of Redis, and its job has run {runs} times"
+
+
 def test_a_job_in_whose_runs_too_many_processes_ended_is_a_dead_letter_until_it_is_retried(
     resilience: Resilience, gateway: Gateway, job_settings: dict[str, str]
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import urlsplit
@@ -224,6 +225,23 @@ def test_an_outage_of_postgres_shows_until_it_ends(resilience: Resilience) -> No
         eventually_or_fail(lambda: states() == down, within=healthy.UNREADY_WITHIN, message=message)
     message = "Postgres is back, and the metrics report it as down"
     eventually_or_fail(lambda: states() == up, within=healthy.POSTGRES_BACK_WITHIN, message=message)
+
+
+def test_a_request_that_is_no_http_is_counted_without_a_time(resilience: Resilience) -> None:
+    kind = ("other", "unmatched", "4xx")
+    before = requests_of(metrics(resilience.service), *kind)
+    parts = urlsplit(resilience.service.url)
+    with socket.create_connection((parts.hostname, parts.port or 80), timeout=5.0) as client:
+        client.sendall(b"no\x00 request\r\n\r\n")
+        answer = client.recv(4096)
+    assert answer.startswith(b"HTTP/1.1 400 "), f"a request that is no HTTP gets {answer[:100]!r}, not a 400"
+    status = resilience.service.get("/health", headers={"X-Long": "x" * 200_000}).status_code
+    assert status == 431, f"a head of 200 KB gets {status}, not 431"
+    after = requests_of(metrics(resilience.service), *kind)
+    grown = tuple(new - old for old, new in zip(before, after, strict=True))
+    assert grown == (2, 2, 0), (
+        f"two requests were no HTTP, and the metrics count {grown[0]:g} and {grown[1]:g} with {grown[2]:g} s"
+    )
 
 
 def test_labels_hold_no_secret_no_address_and_nothing_that_a_client_sends(resilience: Resilience) -> None:

@@ -24,7 +24,7 @@ FORCED_GC = re.compile(r"\[Memory\] High heap usage: (\d+\.\d\d)%, forcing GC")
 SHEDDING = re.compile(r"\[Memory\] refusing work that is not essential: (\d+\.\d\d)%")
 SERVING = re.compile(r"\[Memory\] RESOLVED: work is served again: (\d+\.\d\d)%")
 NORMAL = re.compile(r"\[Memory\] RESOLVED: usage is back to normal: (\d+\.\d\d)%")
-POOL = 10  # connections: one is 10 %
+POOL = 20  # connections: one is 5 %
 POOL_CHECKED = 0.1  # seconds between two pool checks, and between two lines of statistics, which show that one was made
 MEMORY_CHECKED = 0.05  # seconds between two memory checks, and between two lines of statistics
 STEP = 0.7  # percent of the limit
@@ -87,36 +87,36 @@ def test_the_pool_alert_has_an_exact_threshold_and_hysteresis(resilience: Resili
         another_instance(resilience, DB_POOL_ALERT_PERCENT="89.9", **settings) as above,
         pool_load(resilience, at, above) as load,
     ):
-        load.hold(8)
+        load.hold(16)
         wait_for_checks(above, 4)
         assert ALERT not in above.log, (
             "80 % of the pool are in use, DB_POOL_ALERT_PERCENT is 89.9, and the alert is raised"
         )
-        load.hold(9)
+        load.hold(18)
         message = "90 % of the pool are in use, DB_POOL_ALERT_PERCENT is 89.9, and no alert is raised"
         eventually_or_fail(lambda: ALERT in above.log, within=5.0, message=message)
         wait_for_checks(at, 8)
         assert ALERT not in at.log, "exactly 90 % of the pool are in use, not more, and the alert of 90 % is raised"
 
-        load.hold(8)
+        load.hold(15)
         wait_for_checks(above, 4)
         assert RESOLVED not in above.log, (
-            "80 % of the pool are in use, and an alert of 89.9 % is resolved, which needs less than 75 %"
+            "75 % of the pool are in use, and an alert of 89.9 % is resolved, which needs less than 75 %"
         )
-        load.hold(9)
+        load.hold(18)
         wait_for_checks(above, 4)
         alerts = above.log.count(ALERT)
         assert alerts == 1, (
-            f"use went from 90 to 80 % and back, and there are {alerts} alerts: above 75 % it is one episode"
+            f"use went from 90 to 75 % and back, and there are {alerts} alerts: from 75 % on it is one episode"
         )
-        load.hold(7)
+        load.hold(14)
         message = "70 % of the pool are in use, and the alert is not resolved"
         eventually_or_fail(lambda: RESOLVED in above.log, within=5.0, message=message)
-        load.hold(9)
+        load.hold(18)
         message = "90 % of the pool are in use again after an alert was resolved, and no second one is raised"
         eventually_or_fail(lambda: above.log.count(ALERT) == 2, within=5.0, message=message)
         assert ALERT not in at.log, "use was never above 90 %, and the alert of 90 % is raised"
-        load.hold(7)
+        load.hold(14)
         message = "70 % of the pool are in use, and the second alert is not resolved"
         eventually_or_fail(lambda: above.log.count(RESOLVED) == 2, within=5.0, message=message)
 

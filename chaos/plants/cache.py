@@ -10,6 +10,7 @@ STALE_AT_ONCE = "test_cache.py::test_stale_copies_are_served_without_waiting_whi
 ABSENT = "test_cache.py::test_errors_and_404s_are_not_cached"
 ONE_LOAD = "test_cache.py::test_concurrent_misses_cause_a_single_load"
 BOUNDS = "test_cache.py::test_the_memory_cache_stays_within_its_limits"
+EXACT_TTL = "test_cache.py::test_a_copy_is_fresh_for_exactly_cache_ttl"
 
 PLANTS = (
     plant(
@@ -197,5 +198,27 @@ PLANTS = (
         ),
         tests=STALE,
         message="of memory, and the metrics report",
+    ),
+    plant(
+        "cache-fresh-for-a-little-longer",
+        "A few seconds more spare Postgres a load.",
+        (
+            "cache/cache.py",
+            "            if found.age < self._fresh_for:\n",
+            "            if found.age < self._fresh_for + 5:\n",
+        ),
+        tests=EXACT_TTL,
+        message="CACHE_TTL is 60, and a copy that is 61 s old is a ('hit', 'redis')",
+    ),
+    plant(
+        "cache-fresh-for-a-little-less",
+        "A copy should not expire on its way.",
+        (
+            "cache/cache.py",
+            "            if found.age < self._fresh_for:\n",
+            "            if found.age < self._fresh_for - 5:\n",
+        ),
+        tests=EXACT_TTL,
+        message="CACHE_TTL is 60, and a copy that is 57 s old is a ('miss', 'postgres')",
     ),
 )

@@ -393,4 +393,11 @@ PLANTS = (
         tests=NAMED,
         message="without ?verbose a cleanup has no counts, and reports",
     ),
+    plant(
+        "cleanup-trusts-monitors-for-8-seconds",
+        "A monitor sends a query each second.",
+        ("postgres/monitor.py", "MONITOR_SILENCE = 10.0", "MONITOR_SILENCE = 8.0"),
+        tests=LIMITS,
+        message="the cleanup has terminated a transaction of an instance whose monitor is silent for less than 10 s",
+    ),
 )

@@ -466,4 +466,11 @@ PLANTS = (
         tests=GATEWAY_LOGGED,
         message="the runs of jobs do not fail, and should because The gateway did not answer within 0.5 s.",
     ),
+    plant(
+        "batches-with-a-key-of-their-text",
+        "Equal bodies are equal batches.",
+        ("jobs/gateway.py", "hashlib.sha256(repr(ids).encode())", "hashlib.sha256(repr(self.as_dict()).encode())"),
+        tests=f"{OUTAGE}[resetting]",
+        message="a batch was sent again with another Idempotency-Key",
+    ),
 )

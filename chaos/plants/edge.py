@@ -551,7 +551,7 @@ PLANTS = (
             'named = None if settings.host in ("0.0.0.0", "::") else settings.host.lower()',
             "named = settings.host.lower()",
         ),
-        tests="test_edge.py::test_forwarding_headers_do_not_change_who_the_caller_is",
+        tests=HEADERS,
         message="HOST is 0.0.0.0, which is no name of a machine",
     ),
     plant(
@@ -562,7 +562,40 @@ PLANTS = (
             'datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")',
             'datetime.fromtimestamp(seconds).isoformat(timespec="milliseconds") + "Z"',
         ),
-        tests="test_edge.py::test_every_line_of_a_json_log_is_json",
+        tests=JSON,
         message="UTC, and the time of a line is wrong",
+    ),
+    plant(
+        "newest-idle-connections-make-room",
+        "Who came first stays.",
+        (
+            "http/connections.py",
+            "        evicted = list(islice(self._idle, count))\n",
+            "        evicted = list(islice(reversed(self._idle), count))\n",
+        ),
+        tests=ROOM,
+        message="the oldest idle connections make room",
+    ),
+    plant(
+        "slow-polls-held",
+        "A poll waits for news anyway.",
+        (
+            "http/live_updates.py",
+            "_checked(receive) if is_websocket else body, tracking_send)",
+            "_checked(receive) if is_websocket else receive, tracking_send)",
+        ),
+        tests=HELD,
+        message="clients stay connected with a slow body of a poll",
+    ),
+    plant(
+        "slow-polls-are-200",
+        "The library has answered.",
+        (
+            "http/live_updates.py",
+            "            if not body.is_late:  # python",
+            "            if body is not None:  # python",
+        ),
+        tests=HELD,
+        message="a client with a slow body of a poll gets [b'200'], not [b'408']",
     ),
 )

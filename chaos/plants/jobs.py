@@ -26,6 +26,7 @@ DESCRIPTORS = "test_jobs.py::test_a_lack_of_descriptors_for_the_gateway_counts_a
 AT_A_TIME = "test_jobs.py::test_no_more_jobs_run_at_a_time_than_worker_connections"
 WEEK = "test_jobs.py::test_a_completed_job_is_kept_for_a_week"
 BEHIND = "test_jobs.py::test_a_job_that_is_sent_while_a_journal_is_handed_back_follows_the_jobs_of_the_journal"
+ENDS_IN_AN_OUTAGE = "test_jobs.py::test_a_run_that_ends_during_an_outage_of_redis_is_not_repeated"
 
 PLANTS = (
     plant(
@@ -706,5 +707,29 @@ PLANTS = (
         ),
         tests=POISON,
         message="a job is completed, and has the error of an earlier run",
+    ),
+    plant(
+        "jobs-lose-outcomes-in-an-outage",
+        "The job is taken back when its lock has expired.",
+        (
+            "jobs/worker.py",
+            (
+                "        while True:\n            await self._redis.wait_until(up=True)\n            try:\n"
+                "                if await self._bull.hold(run):"
+            ),
+            (
+                "        while True:\n            if not self._redis.up:\n                return\n            try:\n"
+                "                if await self._bull.hold(run):"
+            ),
+        ),
+        tests=ENDS_IN_AN_OUTAGE,
+        message="a run ended during an outage of Redis, and afterwards its job is not completed",
+    ),
+    plant(
+        "jobs-with-a-lock-for-once",
+        "A job takes less than 3 seconds.",
+        ("jobs/worker.py", "            for run in list(self._runs):\n", "            for run in ():\n"),
+        tests=ENDS_IN_AN_OUTAGE,
+        message="a job runs, and its lock is not renewed",
     ),
 )

@@ -11,6 +11,7 @@ LABELS = "test_metrics.py::test_labels_hold_no_secret_no_address_and_nothing_tha
 LOCALHOST = "test_metrics.py::test_without_redis_url_the_redis_of_localhost_shows_until_it_is_down"
 POSTGRES = "test_metrics.py::test_an_outage_of_postgres_shows_until_it_ends"
 SCRAPE = "        content, media_type = self._metrics.render("
+NO_HTTP = "test_metrics.py::test_a_request_that_is_no_http_is_counted_without_a_time"
 
 PLANTS = (
     plant(
@@ -236,5 +237,23 @@ PLANTS = (
         ),
         tests=LOCALHOST,
         message="Redis is up, and after 2 s /readyz does not report that",
+    ),
+    plant(
+        "requests-that-are-no-http-not-counted",
+        "What is no request is not counted.",
+        ("http/connections.py", "        self.tracker.requests.add(OTHER, None, status, 0.0)\n", ""),
+        tests=NO_HTTP,
+        message="two requests were no HTTP, and the metrics count 0",
+    ),
+    plant(
+        "requests-that-are-no-http-have-a-time",
+        "Each request takes a millisecond.",
+        (
+            "http/connections.py",
+            "self.tracker.requests.add(OTHER, None, status, 0.0)",
+            "self.tracker.requests.add(OTHER, None, status, 0.001)",
+        ),
+        tests=NO_HTTP,
+        message="two requests were no HTTP, and the metrics count 2 and 2 with 0.002 s",
     ),
 )

@@ -280,4 +280,19 @@ PLANTS = (
         tests=METHODS,
         message="/openapi.json describes None of /api/campaigns/{id}/cadence",
     ),
+    plant(
+        "heads-of-63-kib",
+        "Leave a KiB for the request line.",
+        ("http/connections.py", "MAX_HEAD_BYTES = 64 << 10", "MAX_HEAD_BYTES = 63 << 10"),
+        tests=UNUSUAL,
+        message="a head of 65.3 KB gets 431, and it may have 64 KiB",
+    ),
+    plant(
+        "import-of-no-type",
+        "Clients forget the header.",
+        ("http/contact_routes.py", "        len(content_types) != 1\n", "        len(content_types) > 1\n"),
+        ("http/contact_routes.py", '(content_types or [""])', '(content_types or ["text/csv"])'),
+        tests=WRONG,
+        message="POST with a file of no type gets 200, not 415",
+    ),
 )

@@ -36,7 +36,7 @@ PLANTS = (
         "Below the limit it is over.",
         ("monitor.py", "CALM_PERCENT = 75.0", "CALM_PERCENT = 100.0"),
         tests=POOL,
-        message="80 % of the pool are in use, and an alert of 89.9 % is resolved",
+        message="75 % of the pool are in use, and an alert of 89.9 % is resolved",
     ),
     plant(
         "alert-never-over",
@@ -144,5 +144,16 @@ PLANTS = (
         ("memory/guard.py", "COOLDOWN = 10.0", "COOLDOWN = 60.0"),
         tests=LASTING,
         message="memory stays short, and no second collection is forced",
+    ),
+    plant(
+        "alert-over-at-75",
+        "75 is 75.",
+        (
+            "monitor.py",
+            "if percent < min(CALM_PERCENT, self._threshold)",
+            "if percent <= min(CALM_PERCENT, self._threshold)",
+        ),
+        tests=POOL,
+        message="75 % of the pool are in use, and an alert of 89.9 % is resolved",
     ),
 )

@@ -124,24 +124,29 @@ class LiveUpdates:
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         server = await self._get_server()
-        started = False
+        is_websocket, started = scope["type"] == "websocket", False
+        body = LimitedBody(receive, self._body_timeout)
+        problem: Problem | None = None
 
         async def tracking_send(message: Message) -> None:
             nonlocal started
-            started = True
-            await send(message)
+            if not body.is_late:  # python-engineio answers 200 nevertheless
+                started = True
+                await send(message)
 
-        receive = _checked(receive) if scope["type"] == "websocket" else _limited(receive, self._body_timeout)
         try:
-            await server.handle_request(scope, receive, tracking_send)
+            await server.handle_request(scope, _checked(receive) if is_websocket else body, tracking_send)
         except Exception as error:  # what a client sends makes python-engineio raise many errors
             if lacking(error) is not None:
                 raise
             log.debug("a client of live updates failed: %s", type(error).__name__)
-            if not started:
-                await Problem(400, "This is not a request of Socket.IO.")(scope, receive, send)
-            elif scope["type"] == "websocket":
+            problem = Problem(400, "This is not a request of Socket.IO.")
+            if started and is_websocket:
                 await send({"type": "websocket.close", "code": 1002})
+        if body.is_late:
+            problem = Problem(408, "The body took too long.", headers={"Connection": "close"})
+        if problem is not None and not started:
+            await problem(scope, receive, send)
 
     async def _make_room(self) -> bool:
         """Return True if there is room for one more client. For it, disconnect the oldest client that has no request under way."""
@@ -252,15 +257,25 @@ def _session_id(scope: Scope) -> str | None:
     return next(iter(parse_qs(scope["query_string"].decode("latin-1")).get("sid", ())), None)
 
 
-def _limited(receive: Receive, seconds: float) -> Receive:
-    """Return a `receive` with a time limit for the whole body."""
-    deadline = asyncio.get_running_loop().time() + seconds
+class LimitedBody:
+    """A `receive` with a time limit for the whole body.
 
-    async def limited() -> Message:
-        async with asyncio.timeout_at(deadline):
-            return await receive()
+    Attributes:
+        is_late: True once the body has taken too long.
+    """
 
-    return limited
+    def __init__(self, receive: Receive, seconds: float) -> None:
+        self._receive = receive
+        self._deadline = asyncio.get_running_loop().time() + seconds
+        self.is_late = False
+
+    async def __call__(self) -> Message:
+        try:
+            async with asyncio.timeout_at(self._deadline):
+                return await self._receive()
+        except TimeoutError:
+            self.is_late = True
+            raise
 
 
 def _checked(receive: Receive) -> Receive:
