@@ -30,6 +30,7 @@ WITHOUT_CONTACTS = (
     "test_postgres_states.py::test_without_rights_on_contacts_the_service_is_ready_and_imports_jobs_and_cadences_wait"
 )
 EACH_MINUTE = "test_postgres_states.py::test_a_statement_that_postgres_goes_on_to_refuse_is_logged_once_a_minute"
+LEAKED = "test_pool.py::test_a_leaked_connection_is_closed_by_a_check_of_the_pool"
 
 PLANTS = (
     plant(
@@ -690,5 +691,30 @@ PLANTS = (
         ("postgres/monitor.py", "LOG_AGAIN_AFTER = 60.0", "LOG_AGAIN_AFTER = 10.0"),
         tests=EACH_MINUTE,
         message="minutes have two lines of the log",
+    ),
+    plant(
+        "leaked-connections-stay",
+        "A connection that is in use is in use.",
+        ("postgres/pool.py", "        for checkout in self._overdue():\n", "        for checkout in ():\n"),
+        tests=LEAKED,
+        message="a connection is leaked, and the checks of the pool do not give it back",
+    ),
+    plant(
+        "leaked-connections-closed-and-their-slots-lost",
+        "The connection is closed.",
+        (
+            "postgres/pool.py",
+            "            self._checkouts.discard(checkout)\n            checkout.release_slot()\n            closed_pids",
+            "            self._checkouts.discard(checkout)\n            closed_pids",
+        ),
+        tests=LEAKED,
+        message="a connection is leaked, and the checks of the pool do not give it back",
+    ),
+    plant(
+        "leaked-connections-closed-in-silence",
+        "They are closed, so it is no news.",
+        ("postgres/cleanup.py", "        if leaked or terminated:\n", "        if terminated and not leaked:\n"),
+        tests=LEAKED,
+        message="a check of the pool has closed a leaked connection, and no line of the log reports it",
     ),
 )
