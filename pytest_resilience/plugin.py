@@ -33,7 +33,16 @@ from .report.run_reports import (
     UNSUPPORTED,
 )
 from .report.summary import Summary
-from .stash import ATTEMPTS, DESCRIBED, FAILED_ATTEMPT_NUMBERS, LEAK_CHECK, PASSED, RESILIENCE, WORKER_DESCRIPTION
+from .stash import (
+    ATTEMPTS,
+    DESCRIBED,
+    FAILED_ATTEMPT_NUMBERS,
+    LEAK_CHECK,
+    PASSED,
+    RECORDED,
+    RESILIENCE,
+    WORKER_DESCRIPTION,
+)
 
 if TYPE_CHECKING:
     import warnings
@@ -219,7 +228,7 @@ def _begin_attempt(item: pytest.Item) -> None:
     """Remove the results of an earlier attempt. A plugin that runs a test again keeps the item."""
     attempt = item.stash[ATTEMPTS] = item.stash.get(ATTEMPTS, 0) + 1
     failed = item.stash.setdefault(FAILED_ATTEMPT_NUMBERS, set())
-    old: tuple[pytest.StashKey[Any], ...] = (RESILIENCE, PASSED, LEAK_CHECK)
+    old: tuple[pytest.StashKey[Any], ...] = (RESILIENCE, RECORDED, PASSED, LEAK_CHECK)
     for key in old:
         if key in item.stash:
             del item.stash[key]
@@ -241,17 +250,43 @@ def _replace_teardown(item: pytest.Item) -> None:
 
 @contextmanager
 def _healing_on_errors(item: pytest.Item) -> Iterator[None]:
-    """Heal as soon as the test has failed. An error of the healing becomes a note of the test's failure."""
+    """Heal as soon as the test has failed. An error of the healing becomes a note of the test's failure.
+
+    Under --pdb, the faults of a failure last while the debugger shows it. The teardown of the test heals them.
+    """
     try:
         yield
     except BaseException as error:
         FINDER.restore()
-        fixture = item.stash.get(RESILIENCE, None)
-        if fixture is not None:
-            try:
-                _heal_and_record(item, fixture)
-            except Exception as second:  # noqa: BLE001  # no error must hide the first one
-                error.add_note(f"and then: {second}")
+        if _is_debugged(item, error):
+            _record(item)
+        else:
+            _heal_with_note(item, error)
+        raise
+
+
+def _is_debugged(item: pytest.Item, error: BaseException) -> bool:
+    """True if pytest opens a debugger for an error. It opens none for a skip, an xfail, and an error that ends the run."""
+    not_debugged = (pytest.skip.Exception, pytest.xfail.Exception, pytest.exit.Exception, SystemExit)
+    return item.config.getoption("usepdb", False) and not isinstance(error, not_debugged)
+
+
+def _heal_with_note(item: pytest.Item, error: BaseException) -> None:
+    """Heal after an error. An error of the healing becomes a note of it."""
+    try:
+        _heal_and_record(item)
+    except Exception as second:  # noqa: BLE001  # no error must hide the first one
+        error.add_note(f"and then: {second}")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_exception_interact(node: pytest.Item | pytest.Collector) -> Generator[None]:
+    """Heal if the debugger of --pdb ends the run, because the teardown of fixtures may need the servers."""
+    try:
+        yield
+    except BaseException as error:
+        if isinstance(node, pytest.Item):
+            _heal_with_note(node, error)
         raise
 
 
@@ -275,27 +310,41 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
     with _healing_on_errors(item), _skip_unsupported(item):
         yield
     FINDER.restore()
+    if RESILIENCE in item.stash:
+        FINDER.save()
+        _heal_and_record(item)
+
+
+def _heal_and_record(item: pytest.Item) -> None:
+    """Heal, unless that has been done, and record the strikes."""
     fixture = item.stash.get(RESILIENCE, None)
     if fixture is not None:
-        FINDER.save()
-        _heal_and_record(item, fixture)
+        try:
+            fixture.finish()
+        finally:
+            _record(item)
 
 
-def _heal_and_record(item: pytest.Item, fixture: Resilience) -> None:
-    """Heal, and add strikes and searches to the properties of the test, which reach xdist's controller and JUnit."""
+def _record(item: pytest.Item) -> None:
+    """Add strikes and searches to the properties of the test, which reach xdist's controller and JUnit. Once for each attempt."""
+    fixture = item.stash.get(RESILIENCE, None)
+    if fixture is None or RECORDED in item.stash:
+        return
     from .report.terminal import serialize_strike
 
-    try:
-        fixture.finish()
-    finally:
-        item.user_properties += [(STRIKE, serialize_strike(strike)) for strike in fixture.strikes]
-        item.user_properties += fixture.properties
+    item.stash[RECORDED] = True
+    item.user_properties += [(STRIKE, serialize_strike(strike)) for strike in fixture.strikes]
+    item.user_properties += fixture.properties
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_teardown(item: pytest.Item) -> Generator[None]:
-    """Fail a vacuous test under --resilience-strict."""
-    yield
+    """Heal what has lasted while a debugger was open, and fail a vacuous test under --resilience-strict."""
+    FINDER.restore()
+    try:
+        _heal_and_record(item)
+    finally:
+        yield
     FINDER.restore()
     fixture = item.stash.get(RESILIENCE, None)
     is_strict = options.options_of(item.config).strict
@@ -429,7 +478,7 @@ def _add_logs(item: pytest.Item, report: pytest.TestReport, fixture: Resilience)
     from .report.artifacts import save_logs
     from .report.terminal import strike_lines, tail, tally_lines
 
-    injected = tally_lines(fixture.tally) or strike_lines(fixture.strikes)
+    injected = tally_lines(fixture.tally) or strike_lines(fixture.strikes, lasting=not fixture.finished)
     strikes, logs = "\n".join(injected), fixture.logs()
     report.sections.append(("resilience: injected faults", strikes))
     deaths = fixture.service_deaths()

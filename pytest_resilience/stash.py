@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 RESILIENCE: pytest.StashKey[Resilience] = pytest.StashKey()  # of an item: the value of its fixture
 PASSED: pytest.StashKey[bool] = pytest.StashKey()  # of an item with the fixture: True if its body passed
+RECORDED: pytest.StashKey[bool] = pytest.StashKey()  # of an item: present if its properties have its strikes
 LEAK_CHECK: pytest.StashKey[LeakCheck] = pytest.StashKey()  # of an item with a body that has begun: its check for leaks
 ATTEMPTS: pytest.StashKey[int] = pytest.StashKey()  # of an item: the number of its attempts so far
 FAILED_ATTEMPT_NUMBERS: pytest.StashKey[set[int]] = pytest.StashKey()  # of an item: the numbers of its failed attempts

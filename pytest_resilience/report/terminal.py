@@ -59,9 +59,15 @@ def serialize_strike(strike: Strike) -> str:
     )
 
 
-def strike_lines(strikes: Sequence[Strike]) -> list[str]:
-    """Return one line for each strike of a test."""
-    lines = [f"{s.label} {s.receipt}{'' if s.healed else '; it could not be healed'}" for s in strikes]
+def strike_lines(strikes: Sequence[Strike], *, lasting: bool = False) -> list[str]:
+    """Return one line for each strike of a test.
+
+    Args:
+        strikes: the strikes.
+        lasting: True before the end of the test, when a strike that is not healed is in order.
+    """
+    unhealed = "; it lasts" if lasting else "; it could not be healed"
+    lines = [f"{strike.label} {strike.receipt}{'' if strike.healed else unhealed}" for strike in strikes]
     return lines or ["nothing"]
 
 

@@ -186,6 +186,20 @@ def test_first_strikes(resilience, subtests):
     assert not_struck(result) == [f"NOT test_first_strikes: {LATE}", f"NOT test_second_strikes: {LATE}"]
 
 
+@pytest.mark.skipif(not hasattr(pytest, "Subtests"), reason="pytest has subtests from version 9 on")
+def test_the_report_of_a_subtest_shows_a_fault_that_lasts(project: pytest.Pytester) -> None:
+    project.makepyfile(
+        """
+def test_it(resilience, subtests):
+    with resilience.redis.latency(0.01), subtests.test("fails"):
+        assert False
+"""
+    )
+    result = project.runpytest_subprocess()
+    result.stdout.fnmatch_lines(["redis.latency(seconds=0.01) affected no bytes; it lasts"])
+    result.stdout.no_fnmatch_line("*could not be healed*")
+
+
 def test_a_play_in_which_no_step_strikes_is_an_error_under_strict(project: pytest.Pytester) -> None:
     project.makepyfile(PLAYS)
     result = project.runpytest_subprocess("--resilience-strict", "-k", "late or two")
