@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from ..errors import SetupError
+from ..faults import FAULTS
 from ..faults.fault import Fault, Strike
-from ..faults.statements import WATCH, After, On
+from ..faults.statements import ACTS, WATCH, After, On
+from ..wording import no_attribute
 from .server_faults import PostgresFaults, RedisFaults
 from .target import NetworkFaults, StrikeRegistry, Target
 
@@ -77,6 +79,21 @@ class Statements:
             close: "reset" for a RST, or "silence": nothing passes any more until the heal, and then there is a RST.
         """
         return self._act("lose_answer", close=close)
+
+    if not TYPE_CHECKING:  # type checkers detect unknown names without this
+
+        def __getattr__(self, name: str) -> Any:
+            __tracebackhide__ = True
+            error = no_attribute(self, name)
+            if not name.startswith("_"):
+                error.args = (f"{error}{self._remedy(name)}",)
+            raise error
+
+    def _remedy(self, name: str) -> str:
+        """Return the acts, or the call that injects a fault of the server at the first of the statements."""
+        if name in FAULTS and hasattr(self._target, name):
+            return f"; a fault of the server strikes after a statement: {self._target.name}.after(...).{name}()"
+        return f"; the acts are: {', '.join(sorted(each for each in ACTS if hasattr(type(self), each)))}"
 
     def __repr__(self) -> str:
         return f"<{On(act=WATCH, **self._selection).label(self._target)}, without an act>"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from types import SimpleNamespace
 from typing import Any
 
@@ -323,6 +324,34 @@ def test_a_wrong_selection_fails_at_its_call() -> None:
         RedisCommands(FakeTarget(), {"verb": "get"}).every(0)
     with pytest.raises(SetupError, match="first is 2 already, got 3"):
         RedisCommands(FakeTarget(), {"verb": "get"}).first(2).first(3)
+
+
+ALL_ACTS = "the acts are: cut_answer, delay, error, fatal, hang, lose_answer, reset"
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("fail", f"'RedisCommands' object has no attribute 'fail'; did you mean 'fatal'?; {ALL_ACTS}"),
+        (
+            "lose_anwser",
+            f"'RedisCommands' object has no attribute 'lose_anwser'; did you mean 'lose_answer'?; {ALL_ACTS}",
+        ),
+        ("zap", f"'RedisCommands' object has no attribute 'zap'; {ALL_ACTS}"),
+        (
+            "kill",
+            "'RedisCommands' object has no attribute 'kill'; a fault of the server strikes after a statement: redis.after(...).kill()",
+        ),
+        ("_private", "'RedisCommands' object has no attribute '_private'"),
+    ],
+)
+def test_a_misspelt_act_is_an_error_with_the_right_ones(name: str, message: str) -> None:
+    target = FakeTarget()
+    target.kill = None  # type: ignore[attr-defined]
+    selection = RedisCommands(target, {"verb": "get"}).first(2)
+    with pytest.raises(AttributeError, match=f"^{re.escape(message)}$"):
+        getattr(selection, name)
+    assert not hasattr(selection, name)
 
 
 def test_a_selection_without_an_act_shows_itself() -> None:
