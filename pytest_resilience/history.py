@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import itertools
 import operator
+import re
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -30,6 +31,8 @@ from .redaction import scrubbed
 
 DECIMALS = 6  # of seconds: the clock has no more to say, and files stay readable
 MAX_EXCHANGES = 5  # that a history keeps, and a message shows
+
+IDENTITY = re.compile(r" at 0x[0-9a-fA-F]+>")  # in the text of an object that has no text of its own
 
 Checker = Callable[["History"], Verdict]
 
@@ -87,6 +90,8 @@ class Invocation:
     )
 
     def __init__(self, client: Client, f: str, key: str | None, value: Any, expected: int | None) -> None:
+        __tracebackhide__ = True
+        check_key(key, f"operation {f!r}")
         history = client.history
         self._client = client
         self._f = f
@@ -106,8 +111,9 @@ class Invocation:
             seen: what the answer has shown: key, value, version, source, state, node.
 
         Raises:
-            SetupError: the operation has ended before.
+            SetupError: the operation has ended before, or the key is no text.
         """
+        __tracebackhide__ = True
         return self._end("ok", seen)
 
     def fail(self, error: object) -> Operation:
@@ -142,8 +148,11 @@ class Invocation:
             raise SetupError(f"{self._f} of {self._key!r}: the block has ended with neither ok, fail nor info")
 
     def _end(self, outcome: Outcome, seen: dict[str, Any]) -> Operation:
+        __tracebackhide__ = True
         client = self._client
         history = client.history
+        if "key" in seen:
+            check_key(seen["key"], f"operation {self._f!r}")
         if self._operation is not None:
             if history.closed:
                 return self._operation  # the end of the history has ended it
@@ -194,8 +203,9 @@ class Client:
         """Begin an operation. Its arguments are those of `Operation`.
 
         Raises:
-            SetupError: the last operation of this client has not ended.
+            SetupError: the last operation of this client has not ended, or the key is no text.
         """
+        __tracebackhide__ = True
         if self.invocation is not None:
             raise SetupError(
                 f"client {self.number} begins {f!r} before its last operation has ended; see Client.give_up"
@@ -331,14 +341,14 @@ class History:
             fails: exceptions that prove that the call has not happened. It is then "fail".
 
         Raises:
-            SetupError: `function` is a generator function.
+            SetupError: `function` is a generator function. A call raises it if its key is an object without a text of its own.
         """
 
         def invoke(*arguments: Arguments.args, **keywords: Arguments.kwargs) -> Invocation:
             found = key(*arguments, **keywords) if callable(key) else key
             written = value(*arguments, **keywords) if value is not None else None
             client = self._callers.client()
-            return client.invoke(f, key=None if found is None else str(found), value=written)
+            return client.invoke(f, key=_key_of(found, f), value=written)
 
         return record_calls(function, invoke, result_is_value=value is None, fails=fails)
 
@@ -483,6 +493,37 @@ class History:
 
 def _count_after(numbers: Iterable[int]) -> itertools.count[int]:
     return itertools.count(max(numbers, default=-1) + 1)
+
+
+def check_key(key: object, owner: str) -> None:
+    """Check the key of an operation. Keys of other types, equal only to themselves, would hide a violation from the checkers.
+
+    Args:
+        key: the key.
+        owner: what has the key, such as "operation 'read'".
+
+    Raises:
+        SetupError: it is neither a text nor None.
+    """
+    __tracebackhide__ = True
+    if key is not None and not isinstance(key, str):
+        raise SetupError(
+            f'{owner}: a key is the text that names an object, such as "7", or None; got {key!r} ({type(key).__name__})'
+        )
+
+
+def _key_of(found: object, f: str) -> str | None:
+    """Return the text of the key of a recorded call."""
+    __tracebackhide__ = True
+    if found is None:
+        return None
+    text = str(found)
+    if not isinstance(found, str) and IDENTITY.search(text):
+        raise SetupError(
+            f"recorded(f={f!r}): the key of a call is the text that names an object, and {text} has none; "
+            "let `key` return its id, such as key=lambda order: order.id"
+        )
+    return text
 
 
 def describe_error(error: object) -> str:

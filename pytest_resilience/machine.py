@@ -39,7 +39,7 @@ from .generated.search import Finding, Search
 from .generated.summary import found_after, properties, remarks
 from .history import History
 from .profiles import profile_named
-from .program import Operate, Program, ProgramBuilder, Script, check_kind, script_of
+from .program import Operate, Program, ProgramBuilder, Script, check_kind, check_resilience, script_of
 from .report.failure import Found, explain
 from .schedule import CANCEL, MAX_EPISODES, Trigger
 
@@ -101,13 +101,14 @@ class ResilienceMachine(RuleBasedStateMachine):
 
         Args:
             kind: the kind of the operation, one of the workload's.
-            key: the key; None for the workload's choice. A key or a value needs a workload with the method
+            key: the key, a text; None for the workload's choice. A key or a value needs a workload with the method
                 `execute(client, kind, key, value)`.
             value: the value; None for the workload's choice.
 
         Raises:
-            SetupError: the workload has no such kind, or no method `execute` that is needed.
+            SetupError: the workload has no such kind, or no method `execute` that is needed, or the key is no text.
         """
+        __tracebackhide__ = True
         workload = self._run.script.workload
         check_kind(workload, kind)
         if (key is not None or value is not None) and not hasattr(workload, "execute"):
@@ -203,6 +204,7 @@ class ResilienceMachine(RuleBasedStateMachine):
             Exception: the failure of the shortest program, with the program as Python in its notes. `Program.play` replays it.
         """
         __tracebackhide__ = True
+        check_resilience(f"{cls.__name__}.run", resilience)
         _check_strikes(cls.__name__, resilience)
         chosen_profile = profile_named(profile or resilience.profile)
         resilience.default_clients = chosen_profile.clients

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .errors import SetupError
-from .history import Client, History
+from .history import Client, History, check_key
 from .schedule import MAX_EPISODES, Episode, Schedule, Step, Trigger, end, operations
 from .workloads.workload import Workload
 
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable
 
     from .resilience import Resilience
+
+
+MAX_SHOWN_CHARS = 100  # of an argument in a message
 
 
 class ScriptedWorkload(Workload, Protocol):
@@ -38,13 +41,19 @@ class Operate:
 
     Args:
         kind: the kind of the operation.
-        key: its key; None for the workload's.
+        key: its key, a text; None for the workload's.
         value: its value; None for the workload's.
+
+    Raises:
+        SetupError: the key is no text.
     """
 
     kind: str
     key: str | None = None
     value: Any = None
+
+    def __post_init__(self) -> None:
+        check_key(self.key, f"operation {self.kind!r}")
 
     def __repr__(self) -> str:
         further = [f", {name}={value!r}" for name in ("key", "value") if (value := getattr(self, name)) is not None]
@@ -79,6 +88,7 @@ class Program:
             SetupError: also if the workload has not all kinds of the operations.
         """
         __tracebackhide__ = True
+        check_resilience("Program.play", resilience)
         script = script_of(workload)
         for operation in itertools.chain(*self.operations):
             check_kind(workload, operation.kind)
@@ -208,6 +218,18 @@ class AsyncScript(Script):
         performed = super().perform(client, kind, n)
         assert performed is not None
         await performed
+
+
+def check_resilience(function: str, resilience: object) -> None:
+    """Check that an argument is the value of the fixture `resilience`.
+
+    Raises:
+        SetupError: it is not; the message has the arguments of the function.
+    """
+    if not (hasattr(resilience, "play") and hasattr(resilience, "begin_example")):
+        raise SetupError(
+            f"{function}(resilience, workload) takes the fixture `resilience` first; got {repr(resilience)[:MAX_SHOWN_CHARS]}"
+        )
 
 
 def check_kind(workload: Workload, kind: str) -> None:

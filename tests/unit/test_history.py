@@ -160,6 +160,18 @@ def test_the_list_of_operations_belongs_to_its_reader() -> None:
     assert [each.f for each in history.operations] == ["create", "read"]
 
 
+@pytest.mark.parametrize("key", [7, object(), ["a"], b"a"], ids=["number", "object", "list", "bytes"])
+def test_a_key_that_is_no_text_is_an_error(key):
+    client = History().client()
+    with pytest.raises(
+        SetupError, match=r"operation 'read': a key is the text that names an object, such as \"7\", or None; got"
+    ):
+        client.invoke("read", key=key)
+    with pytest.raises(SetupError, match=r"operation 'create': a key is the text"), client.invoke("create") as created:
+        created.ok(key=key)
+    assert [each.type for each in client.history.operations] == ["info"]
+
+
 def test_after_an_unknown_outcome_the_client_goes_on_as_a_new_process() -> None:
     history = History(start=0.0)
     one, two = history.client(), history.client()

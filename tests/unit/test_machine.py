@@ -314,7 +314,36 @@ def test_a_wrong_workload_is_an_error_before_anything_is_played(wrong, message):
         assert not resilience.played
 
 
+@pytest.mark.parametrize("wrong", [Shop(), None, 7], ids=["the workload", "None", "a number"])
+def test_a_wrong_first_argument_is_an_error_that_names_the_right_ones(wrong):
+    program = Program(Schedule([Episode([], 1)]), ((Operate("read"),),))
+    for run, name in (Machine.run, "Machine.run"), (program.play, "Program.play"):
+        with pytest.raises(
+            SetupError, match=rf"{name}\(resilience, workload\) takes the fixture `resilience` first; got"
+        ):
+            run(wrong, FakeResilience())
+
+
 # Programs
+
+
+@pytest.mark.parametrize("key", [7, object(), ["a"], b"a"], ids=["number", "object", "list", "bytes"])
+def test_a_key_that_is_no_text_is_an_error(key):
+    class Keyed(ResilienceMachine):
+        @rule()
+        def write(self):
+            self.operate("update", key=key)
+
+    class KeyedShop(Shop):
+        def execute(self, client, kind, key, value):
+            self.perform(client, kind, 0)
+
+    with pytest.raises(
+        SetupError, match=r"operation 'update': a key is the text that names an object, such as \"7\", or None; got"
+    ):
+        Keyed.run(FakeResilience(), KeyedShop())
+    with pytest.raises(SetupError, match="a key is the text"):
+        Operate("update", key=key)
 
 
 def test_a_program_with_an_operation_that_the_workload_does_not_have_is_an_error():

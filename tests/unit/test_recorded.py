@@ -60,6 +60,16 @@ def test_a_key_is_a_text_or_none_or_becomes_text() -> None:
     assert [each.key for each in history.operations] == [None, "job", "7", None]
 
 
+@pytest.mark.parametrize("key", [object(), [object()], lambda: None], ids=["object", "list", "function"])
+def test_a_key_without_a_text_of_its_own_is_an_error(key: object) -> None:
+    history = History()
+    with pytest.raises(
+        SetupError, match=r"recorded\(f='run'\): the key of a call is the text.* let `key` return its id"
+    ):
+        history.recorded(str, f="run", key=lambda number: key)(7)
+    assert history.operations == []
+
+
 def test_an_exception_is_an_unknown_outcome_unless_it_proves_that_nothing_happened() -> None:
     history = History()
     read = history.recorded(get, f="read", fails=(Missing,))
