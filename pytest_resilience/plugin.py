@@ -198,6 +198,8 @@ def pytest_runtest_setup(item: pytest.Item) -> Generator[None]:
     __tracebackhide__ = True
     FINDER.restore()  # a fixture of the last test, or of this one's class or module, may have put an older state back
     _begin_attempt(item)
+    if unused := _unused():
+        unused.begin_test()
     uses_fixture = "resilience" in getattr(item, "fixturenames", ())
     if uses_fixture:
         _replace_teardown(item)
@@ -306,13 +308,23 @@ def _skip_unsupported(item: pytest.Item) -> Iterator[None]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
-    """Heal as soon as the test's body has ended, so that its report has the receipts."""
+    """Heal as soon as the test's body has ended, so that its report has the receipts. Fail if it has not used what it called."""
+    __tracebackhide__ = True
+    if unused := _unused():
+        unused.begin_body()
     with _healing_on_errors(item), _skip_unsupported(item):
         yield
     FINDER.restore()
     if RESILIENCE in item.stash:
         FINDER.save()
         _heal_and_record(item)
+    if unused := _unused():
+        unused.check()
+
+
+def _unused() -> Any:
+    """Return the module with the calls whose results a test has to use, or None if nothing has loaded it."""
+    return sys.modules.get(f"{__package__}.unused")
 
 
 def _heal_and_record(item: pytest.Item) -> None:

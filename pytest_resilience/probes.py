@@ -15,6 +15,7 @@ from .clock import SYSTEM, Clock
 from .errors import NeverHappened, SetupError
 from .history import current
 from .redaction import scrubbed
+from .unused import expect_await
 from .wording import counted
 
 Answer = TypeVar("Answer")
@@ -146,10 +147,12 @@ class _Poll:
 
 def _run(poll: _Poll) -> Any:
     question = poll.question
+    call = f"{poll.verb}(...)"
     if _in_event_loop():
-        return _run_async(poll) if _is_coroutine_function(question) else _run_in_loop(poll)
+        return expect_await(_run_async(poll), call) if _is_coroutine_function(question) else _run_in_loop(poll, call)
     if _is_coroutine_function(question):
-        return _run_async(poll)
+        remedy = f"write `await {call}` in an async test, or pass a function that is not async in a sync one"
+        return expect_await(_run_async(poll), call, remedy=remedy)
     while True:
         try:
             answer = question()
@@ -186,7 +189,7 @@ def _in_event_loop() -> bool:
     return False
 
 
-def _run_in_loop(poll: _Poll) -> Any:
+def _run_in_loop(poll: _Poll, call: str) -> Any:
     """Run a callable that is no coroutine function, such as a lambda, while an event loop runs in this thread.
 
     A lambda that returns a coroutine runs in that loop. Any other callable is an error, because its pauses would block all tasks.
@@ -207,7 +210,12 @@ def _run_in_loop(poll: _Poll) -> Any:
         raise SetupError(refusal) from error
     if not inspect.isawaitable(first):
         raise SetupError(refusal)
-    return _run_async(poll, first)
+
+    def close_first() -> None:
+        if inspect.iscoroutine(first):
+            first.close()
+
+    return expect_await(_run_async(poll, first), call, drop=close_first)
 
 
 async def _run_async(poll: _Poll, first: Awaitable[Any] | None = None) -> Any:

@@ -28,6 +28,7 @@ from .targets.service import RunningService, ServiceTarget
 from .targets.service_spec import Service
 from .targets.target import NetworkFaults, StrikeRegistry
 from .targets.tcp import TcpTarget
+from .unused import must_be_awaited
 from .wording import did_you_mean, no_attribute
 
 if TYPE_CHECKING:
@@ -589,6 +590,7 @@ class Resilience:
         self._remember_baseline(workload, measured)
         return self.history
 
+    @must_be_awaited
     async def play_async(
         self, schedule: Schedule, workload: Workload, clients: int | None = None, *, recovery: float = 5.0
     ) -> History:

@@ -11,6 +11,7 @@ from typing import Any, Literal, Self, TypeAlias
 import httpx
 
 from ..errors import SetupError
+from ..unused import must_be_awaited
 
 BASE_URL = "http://app.test"
 REQUEST_TIMEOUT = 10.0  # seconds, as for a service
@@ -102,6 +103,7 @@ class AsgiApp:
                 task.add_done_callback(self._abandoned.discard)
             raise
 
+    @must_be_awaited
     async def ended(self, within: float = END_TIMEOUT) -> None:
         """Wait until the app has ended its work for clients that have gone away.
 

@@ -13,6 +13,7 @@ from ..faults.fault import Fault, Receipt, Strike
 from ..faults.held_stream import open_connections
 from ..proxy_client.counters import ConnectionState
 from ..proxy_client.handle import ProxyHandle
+from ..unused import expect_use
 from ..wording import counted
 
 Readings = Mapping[tuple[str, int], ConnectionState]
@@ -58,9 +59,13 @@ class Silence:
         self._before = self._read()
         self.strike = Strike(f"silence({seconds:g})", Quiet(seconds), heal=lambda: None, read_receipt=self._receipt)
         register(self.strike)
-        if asyncio._get_running_loop() is None:
+        self._begun = asyncio._get_running_loop() is None
+        if self._begun:
             SYSTEM.sleep(seconds)
             self._end()
+        else:
+            problem = "was never awaited, so no time has passed: write `await resilience.silence(...)`"
+            expect_use("silence(...)", problem, lambda: self._begun)
 
     @property
     def receipt(self) -> Receipt:
@@ -68,6 +73,7 @@ class Silence:
         return self.strike.receipt
 
     def __await__(self) -> Generator[Any, None, Silence]:
+        self._begun = True
         if self._counted is None:
             yield from asyncio.sleep(self._seconds).__await__()
             self._end()

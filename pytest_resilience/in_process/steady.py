@@ -11,6 +11,7 @@ from ..errors import NotSteady, SetupError
 from ..faults.fault import Strike
 from ..probes import question_name
 from ..redaction import scrubbed
+from ..unused import must_be_awaited
 from ..wording import described
 from .experiment import Experiment, Strikes
 from .workers import Workers
@@ -99,6 +100,7 @@ class Steady(Experiment):
         if active:
             await self._ask(f"during {', '.join(active)}")
 
+    @must_be_awaited
     async def check(self) -> None:
         """Ask now, in an async test. Whether it is "during" or "after" is seen from the active strikes."""
         await self._ask_in_phase()

@@ -14,6 +14,7 @@ from ..faults.fault import Fault, Strike
 from ..faults.held_stream import HeldStream, open_connections
 from ..targets.server import PostgresTarget, RedisTarget
 from ..targets.target import NetworkFaults
+from ..unused import expect_use
 from ..wording import counted
 
 POLL_INTERVAL = 0.002  # seconds between two looks
@@ -170,6 +171,9 @@ class When:
         self.moment = moment
         self._within = within
         self._prepare = prepare
+        self._is_used = False
+        problem = "was not used, so nothing has waited for the moment: write `.wait()`, `await` in an async test, or `.strike(...)`"
+        expect_use("when(...)", problem, lambda: self._is_used, may_be_kept=True)
 
     def wait(self) -> Self:
         """Wait for the moment, in a sync test.
@@ -177,9 +181,11 @@ class When:
         Raises:
             NeverHappened: it has not come in time.
         """
+        self._is_used = True
         return self._checked(wait_until(self.moment.has_come, within=self._within, every=POLL_INTERVAL))
 
     def __await__(self) -> Generator[Any, None, Self]:
+        self._is_used = True
         return self._wait().__await__()
 
     async def _wait(self) -> Self:
@@ -196,9 +202,11 @@ class When:
 
     def release(self) -> None:
         """Let a held answer go on. Other moments hold nothing."""
+        self._is_used = True
         self.moment.pass_on()
 
     def __enter__(self) -> Self:
+        self._is_used = True
         return self
 
     def __exit__(
@@ -218,6 +226,7 @@ class When:
             The strike. It affected nothing, so the test is VACUOUS, if the moment does not come before its heal.
         """
         __tracebackhide__ = True
+        self._is_used = True
         prepared = self._prepare(fault, *arguments, **settings)
         if reason := prepared.target.unsupported(prepared.fault.name):
             raise CannotInject(reason)

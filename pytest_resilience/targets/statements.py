@@ -8,6 +8,7 @@ from ..errors import SetupError
 from ..faults import FAULTS
 from ..faults.fault import Fault, Strike
 from ..faults.statements import ACTS, WATCH, After, On
+from ..unused import expect_use
 from ..wording import no_attribute
 from .server_faults import PostgresFaults, RedisFaults
 from .target import NetworkFaults, StrikeRegistry, Target
@@ -27,7 +28,10 @@ class Statements:
     def __init__(self, target: Target, selection: dict[str, Any]) -> None:
         self._target = target
         self._selection = selection
-        On(act=WATCH, **selection)  # an invalid setting is an error of the call that gave it
+        self._is_used = False
+        label = On(act=WATCH, **selection).label(target)  # an invalid setting is an error of the call that gave it
+        problem = f"has no act, so it has injected nothing: add one, such as `.reset()`; {self._acts()}"
+        expect_use(label, problem, lambda: self._is_used, may_be_kept=True)
 
     def first(self, n: int) -> Self:
         """Return this selection, limited to the first `n` matching statements. Each count can be given once."""
@@ -47,6 +51,7 @@ class Statements:
 
     def _with(self, **more: object) -> Self:
         __tracebackhide__ = True
+        self._is_used = True
         for name, value in more.items():
             if self._selection.get(name) is not None:
                 raise SetupError(f"{name} is {self._selection[name]!r} already, got {value!r}")
@@ -54,6 +59,7 @@ class Statements:
 
     def _act(self, act: str, **settings: object) -> Strike:
         __tracebackhide__ = True
+        self._is_used = True
         return self._target.inject(On(act=act, **self._selection, **settings))  # type: ignore[arg-type]  # On checks them
 
     def reset(self) -> Strike:
@@ -84,6 +90,7 @@ class Statements:
 
         def __getattr__(self, name: str) -> Any:
             __tracebackhide__ = True
+            self.__dict__["_is_used"] = True
             error = no_attribute(self, name)
             if not name.startswith("_"):
                 error.args = (f"{error}{self._remedy(name)}",)
@@ -93,7 +100,10 @@ class Statements:
         """Return the acts, or the call that injects a fault of the server at the first of the statements."""
         if name in FAULTS and hasattr(self._target, name):
             return f"; a fault of the server strikes after a statement: {self._target.name}.after(...).{name}()"
-        return f"; the acts are: {', '.join(sorted(each for each in ACTS if hasattr(type(self), each)))}"
+        return f"; {self._acts()}"
+
+    def _acts(self) -> str:
+        return f"the acts are: {', '.join(sorted(each for each in ACTS if hasattr(type(self), each)))}"
 
     def __repr__(self) -> str:
         return f"<{On(act=WATCH, **self._selection).label(self._target)}, without an act>"
@@ -176,7 +186,17 @@ class _FaultsAfter(Target):
         super().__init__(target.name, StrikeRegistry())
         self._target = target
         self._event = event
+        self._is_used = False
         After(fault="refuse", **event)  # an invalid setting is an error of the call that gave it
+        problem = "has no fault, so it has injected nothing: add one, such as `.reset()`"
+        expect_use(f"{target.name}.after({event['verb']!r})", problem, lambda: self._is_used, may_be_kept=True)
+
+    if not TYPE_CHECKING:  # type checkers would take each name for one that exists
+
+        def __getattribute__(self, name: str) -> Any:
+            if name in FAULTS:
+                self._is_used = True
+            return super().__getattribute__(name)
 
     def inject(self, fault: Fault) -> Strike:
         __tracebackhide__ = True

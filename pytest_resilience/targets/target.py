@@ -26,6 +26,7 @@ from ..faults.network import (
 from ..faults.process import Kill, Pause, ProcessControl, Restart
 from ..faults.resources import ExhaustDescriptors, MemoryLimit, MemoryPressure, StarveCpu
 from ..proxy_client.handle import ProxyHandle
+from ..unused import must_be_awaited
 from ..wording import no_attribute
 from .fault_method import fault_method
 from .process_limits import ProcessLimits
@@ -172,6 +173,7 @@ class NetworkFaults(Target):
     half_open = fault_method(HalfOpen)
     slow_accept = fault_method(SlowAccept)
 
+    @must_be_awaited
     async def cancel(
         self,
         operation: Callable[[], Coroutine[Any, Any, object]],
@@ -202,6 +204,7 @@ class NetworkFaults(Target):
         """
         return await cancel(self, operation, then=then, heal=heal, within=within, after_connect=after_connect)
 
+    @must_be_awaited
     async def cancel_everywhere(
         self,
         operation: Callable[[], Coroutine[Any, Any, object]],

@@ -355,7 +355,9 @@ def test_a_misspelt_act_is_an_error_with_the_right_ones(name: str, message: str)
 
 
 def test_a_selection_without_an_act_shows_itself() -> None:
-    assert repr(RedisCommands(FakeTarget(), {"verb": "get", "nth": 2})) == "<redis.on('get', nth=2), without an act>"
+    selection = RedisCommands(FakeTarget(), {"verb": "get", "nth": 2})
+    assert repr(selection) == "<redis.on('get', nth=2), without an act>"
+    selection.hang()
 
 
 def test_every_act_is_a_method() -> None:
