@@ -9,6 +9,7 @@ that are older than the test write to the history that was begun last.
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import operator
 import re
@@ -32,6 +33,7 @@ from .redaction import scrubbed
 DECIMALS = 6  # of seconds: the clock has no more to say, and files stay readable
 MAX_EXCHANGES = 5  # that a history keeps, and a message shows
 
+NOTHING = "nothing"  # in place of the labels of faults
 IDENTITY = re.compile(r" at 0x[0-9a-fA-F]+>")  # in the text of an object that has no text of its own
 
 Checker = Callable[["History"], Verdict]
@@ -464,19 +466,36 @@ class History:
         ]
 
     def verdicts(self, *checkers: Checker) -> list[Verdict]:
-        """Return the verdict of each checker."""
-        return [checker(self) for checker in checkers]
+        """Return the verdict of each checker.
+
+        Raises:
+            SetupError: an argument is no checker, such as `no_lost_writes` without parentheses.
+        """
+        __tracebackhide__ = True
+        for checker in checkers:
+            _check_checker(checker)
+        return [_verdict_of(checker, self) for checker in checkers]
 
     def check(self, *checkers: Checker) -> None:
         """Assert that no checker finds a broken promise. An unknown verdict is no failure.
 
         Raises:
             PromiseBroken: one or more checkers found a violation; the error has their verdicts.
+            SetupError: there is no checker or nothing to check, or an argument is no checker.
         """
         __tracebackhide__ = True
+        if not checkers:
+            raise SetupError(
+                "check() without a checker proves nothing; it takes checkers, such as check(no_lost_writes())"
+            )
         violated = [verdict for verdict in self.verdicts(*checkers) if verdict.kind == "violated"]
         if violated:
             raise PromiseBroken(violated, self)
+        if not self._operations and not any(isinstance(mark, ProbeMark) for mark in self._marks):
+            raise SetupError(
+                "the history has no operation that has ended, so the checkers have nothing to judge; "
+                "`resilience.play` and functions of `history.recorded` add operations"
+            )
 
     def add_exchange(self, exchange: Exchange) -> None:
         """Append an exchange. Equal ones in a row, as a probe makes them, become one entry with a number."""
@@ -510,6 +529,29 @@ def check_key(key: object, owner: str) -> None:
         raise SetupError(
             f'{owner}: a key is the text that names an object, such as "7", or None; got {key!r} ({type(key).__name__})'
         )
+
+
+def _check_checker(checker: object) -> None:
+    """Check that an argument is a checker.
+
+    Raises:
+        SetupError: it is a function that returns a checker, or can't be called.
+    """
+    __tracebackhide__ = True
+    if inspect.isfunction(checker) and checker.__module__.startswith(f"{__package__}.checkers"):
+        raise SetupError(
+            f"{checker.__name__} is a function that returns a checker: call it, as in check({checker.__name__}(...))"
+        )
+    if not callable(checker):
+        raise SetupError(f"a checker is a function of a history, such as no_lost_writes(); got {checker!r}")
+
+
+def _verdict_of(checker: Checker, history: History) -> Verdict:
+    __tracebackhide__ = True
+    verdict: object = checker(history)
+    if not isinstance(verdict, Verdict):
+        raise SetupError(f"a checker returns a Verdict, and {checker!r} has returned {verdict!r}")
+    return verdict
 
 
 def _key_of(found: object, f: str) -> str | None:
@@ -548,7 +590,7 @@ def struck(start: float, end: float) -> str:
     """Return the labels of the faults that lasted between two moments of the clock, in this test and session, or "nothing"."""
     histories = (_recording[0], current())
     faults = [fault for each in histories for fault in each.during(each.seconds_at(start), each.seconds_at(end))]
-    return ", ".join(dict.fromkeys(fault.label for fault in faults)) or "nothing"
+    return ", ".join(dict.fromkeys(fault.label for fault in faults)) or NOTHING
 
 
 @contextmanager

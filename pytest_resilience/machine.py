@@ -22,6 +22,7 @@ the system does.
 from __future__ import annotations
 
 import functools
+import inspect
 import sys
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -205,6 +206,10 @@ class ResilienceMachine(RuleBasedStateMachine):
         """
         __tracebackhide__ = True
         check_resilience(f"{cls.__name__}.run", resilience)
+        try:
+            inspect.signature(cls.check).bind(None, None)
+        except TypeError:
+            raise SetupError(f"{cls.__name__}.check takes the history: def check(self, history)") from None
         _check_strikes(cls.__name__, resilience)
         chosen_profile = profile_named(profile or resilience.profile)
         resilience.default_clients = chosen_profile.clients

@@ -9,7 +9,8 @@ from typing import Any
 from ..checkers.answers import is_answer
 from ..checkers.steady_state import allowed_growth, steady_state
 from ..clock import Clock
-from ..history import Client, History
+from ..errors import SetupError
+from ..history import NOTHING, Client, History, struck
 from ..operation import Operation
 from ..workloads.workload import Workload
 from .clients import Clients
@@ -116,13 +117,21 @@ class Liveness:
         self._open_before: Mapping[str, int | None] = {}
 
     def measure_baseline(self, known: Baseline | None) -> Baseline:
-        """Perform at least 20 operations of each kind, or one if the baseline is known. Record and return the baseline."""
+        """Perform at least 20 operations of each kind, or one if the baseline is known. Record and return the baseline.
+
+        Raises:
+            SetupError: none has succeeded, although nothing has struck.
+        """
         baseline = known
         if baseline is None:
-            rounds = [self._perform_round() for _ in range(BASELINE_ROUNDS)]
-            baseline = {
-                kind: steady_state([each for r in rounds for each in r if each.f == kind]) for kind in self._kinds
-            }
+            begun = self._clock.now()
+            performed = [each for _ in range(BASELINE_ROUNDS) for each in self._perform_round()]
+            failures = [f"{each.f} fails with {each.error}" for each in performed if each.type != "ok"]
+            if performed and len(failures) == len(performed) and struck(begun, self._clock.now()) == NOTHING:
+                raise SetupError(
+                    f"no operation of the workload has succeeded, although nothing has struck: {', '.join(dict.fromkeys(failures))}"
+                )
+            baseline = {kind: steady_state([each for each in performed if each.f == kind]) for kind in self._kinds}
         else:
             self._perform_round()
         self._history.add_probe("baseline", baseline)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self
 
 from ..errors import SetupError
 from ..faults import FAULTS
@@ -95,6 +95,13 @@ class Statements:
             if not name.startswith("_"):
                 error.args = (f"{error}{self._remedy(name)}",)
             raise error
+
+    def __enter__(self) -> NoReturn:
+        self._is_used = True
+        raise SetupError(f"{On(act=WATCH, **self._selection).label(self._target)} has no act; {self._acts()}")
+
+    def __exit__(self, *error: object) -> None:
+        raise AssertionError("__enter__ has raised")
 
     def _remedy(self, name: str) -> str:
         """Return the acts, or the call that injects a fault of the server at the first of the statements."""
@@ -194,6 +201,7 @@ class _FaultsAfter(Target):
     if not TYPE_CHECKING:  # type checkers would take each name for one that exists
 
         def __getattribute__(self, name: str) -> Any:
+            __tracebackhide__ = True
             if name in FAULTS:
                 self._is_used = True
             return super().__getattribute__(name)

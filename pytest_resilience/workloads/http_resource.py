@@ -5,10 +5,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
+from ..clock import SYSTEM
 from ..errors import SetupError
-from ..history import Client, Invocation
+from ..history import NOTHING, Client, History, Invocation, struck
+from ..redaction import scrubbed
+from ..wording import counted
 from .pattern import pattern, slot
 
 if TYPE_CHECKING:
@@ -30,6 +33,7 @@ PATTERN = (
 )
 WRITES = ("create", "update", "delete")
 MAX_PAGES = 1000  # of one list
+MAX_SHOWN_CHARS = 200  # of a response in a message
 MAX_LAST_READS = 100  # of resources at the end of an episode, the newest ones
 
 Body = Callable[[str], Any] | Mapping[str, Any]
@@ -99,6 +103,11 @@ class HttpResource:
             raise SetupError(f"HttpResource(path) is a path such as '/items', got {path!r}")
         if keys < 1:
             raise SetupError(f"HttpResource(keys=...) is a number of 1 or more, got {keys!r}")
+        if _filled(create, SAMPLE) == _filled(create, OTHER_SAMPLE):
+            raise SetupError(
+                "HttpResource(create=...) has no unique text, so no checker could tell one resource from another: write "
+                f'"{{value}}" where the text is to be, as in create={{"name": "{{value}}"}}; got {create!r}'
+            )
         self.kinds = tuple(kinds)
         self.name = path
         self._pattern = pattern(self.kinds, PATTERN)
@@ -121,16 +130,36 @@ class HttpResource:
         )  # of the one client in the phases without faults, so that it replaces no resource of the others
         self._created: list[str] = []
         self._texts = itertools.count(1)
+        self._refusal = ""  # the last response that was no success
 
     def begin(self, resilience: Any) -> None:
-        """Forget the resources of earlier plays, and create the first ones, which is recorded."""
+        """Forget the resources of earlier plays, and create the first ones, which is recorded.
+
+        Raises:
+            SetupError: none could be created, or none has an id, although nothing has struck.
+        """
         self._service = resilience.service
         self._slots = [_Slot() for _ in range(self._keys)]
         self._own_slot = _Slot()
         self._created = []
         client = resilience.history.client()
+        begun = SYSTEM.now()
         for place in (*self._slots, self._own_slot):
             self._perform_create(client, place)
+        if not self._created and struck(begun, SYSTEM.now()) == NOTHING:
+            self._report_no_resource(resilience.history, client)
+
+    def _report_no_resource(self, history: History, client: Client) -> NoReturn:
+        created = [each for each in history.operations if each.client == client.number]
+        if any(each.type == "ok" for each in created):
+            raise SetupError(
+                f"HttpResource({self._path!r}): the answer to POST has no id, neither in the field {self._id_field!r} nor as the "
+                "last segment of Location; id_field= names another field"
+            )
+        raise SetupError(
+            f"HttpResource({self._path!r}): POST {self._path} has created nothing, although nothing has struck; the last of "
+            f"{counted(len(created), 'attempts')}: {self._refusal or created[-1].error}"
+        )
 
     def end(self) -> None:
         """Forget the service."""
@@ -287,6 +316,7 @@ class HttpResource:
         status = response.status_code
         if response.is_success or (missing_is_ok and status == 404):
             return response
+        self._refusal = f"{status} {scrubbed(response.text[:MAX_SHOWN_CHARS])}".strip()
         if status >= 500:
             _unknown(invocation, method, str(status))
         else:
@@ -347,6 +377,7 @@ def _field_with_value(body: Body) -> str | None:
 
 
 SAMPLE = "w0.0"
+OTHER_SAMPLE = "w0.1"
 
 
 def _json(response: httpx.Response) -> Any:

@@ -369,7 +369,7 @@ async def test_a_synchronous_play_blocks(resilience):
 @pytest.mark.asyncio
 async def test_play_async_takes_asynchronous_workloads(resilience):
     with pytest.raises(SetupError, match="use play"):
-        await resilience.play_async(Schedule([Episode()]), HttpResource("/notes", create={}))
+        await resilience.play_async(Schedule([Episode()]), HttpResource("/notes", create={"text": "{value}"}))
 
 @pytest.mark.asyncio
 async def test_counters(resilience):

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from pytest_resilience.errors import SetupError
+from pytest_resilience.checkers import no_lost_writes, recovered, unique_ids
+from pytest_resilience.errors import PromiseBroken, SetupError
 from pytest_resilience.history import FaultPeriod, History, current, recording, struck
 from pytest_resilience.history_file import HistoryFile
-from pytest_resilience.operation import FaultMark, Operation
+from pytest_resilience.operation import FaultMark, Operation, Verdict
 from pytest_resilience.redaction import new_password
 
 
@@ -323,3 +324,41 @@ def test_a_saved_history_has_no_secrets(tmp_path: Path) -> None:
     for kind in ("save", "edn", "elle", "porcupine"):
         history.save(tmp_path / kind) if kind == "save" else history.export(tmp_path / kind, kind)
         assert password not in (tmp_path / kind).read_text()
+
+
+def history_of_one() -> History:
+    history = History()
+    history.client().invoke("read", key="1").ok(value="x")
+    return history
+
+
+@pytest.mark.parametrize(
+    ("checkers", "message"),
+    [
+        ((), r"check\(\) without a checker proves nothing; it takes checkers, such as check\(no_lost_writes\(\)\)"),
+        (
+            (no_lost_writes,),
+            r"no_lost_writes is a function that returns a checker: call it, as in check\(no_lost_writes\(",
+        ),
+        ((unique_ids(), recovered), "recovered is a function that returns a checker"),
+        (([unique_ids()],), r"a checker is a function of a history, such as no_lost_writes\(\); got \["),
+        ((lambda history: True,), "a checker returns a Verdict, and .* has returned True"),
+    ],
+    ids=["none", "not called", "the second one", "a list", "no verdict"],
+)
+def test_what_is_no_checker_is_an_error(checkers, message):
+    with pytest.raises(SetupError, match=message):
+        history_of_one().check(*checkers)
+
+
+def test_a_check_of_a_history_without_operations_is_an_error():
+    history = History()
+    with pytest.raises(
+        SetupError, match="the history has no operation that has ended, so the checkers have nothing to judge"
+    ):
+        history.check(unique_ids())
+    history.add_probe("ready", {"status": 200, "error": None})
+    history.check(unique_ids())
+    history_of_one().check(unique_ids(), lambda history: Verdict("mine", "ok"))
+    with pytest.raises(PromiseBroken):
+        History().check(lambda history: Verdict("mine", "violated", "there is no operation"))

@@ -251,6 +251,17 @@ def test_a_key_needs_the_method_execute():
         Machine.run(FakeResilience(), plain())
 
 
+def test_a_check_that_takes_no_history_is_an_error_before_anything_is_played():
+    class Forgetful(Machine):
+        def check(self):
+            pass
+
+    resilience = FakeResilience()
+    with pytest.raises(SetupError, match=r"Forgetful\.check takes the history: def check\(self, history\)"):
+        Forgetful.run(resilience, Shop())
+    assert not resilience.played
+
+
 def test_a_machine_without_a_check_is_an_error():
     class Unchecked(ResilienceMachine):
         @rule()

@@ -354,6 +354,12 @@ def test_a_misspelt_act_is_an_error_with_the_right_ones(name: str, message: str)
     assert not hasattr(selection, name)
 
 
+def test_a_selection_without_an_act_is_no_context_manager() -> None:
+    selection: Any = RedisCommands(FakeTarget(), {"verb": "get"})
+    with pytest.raises(SetupError, match=rf"^redis\.on\('get'\) has no act; {ALL_ACTS}$"), selection:
+        pass
+
+
 def test_a_selection_without_an_act_shows_itself() -> None:
     selection = RedisCommands(FakeTarget(), {"verb": "get", "nth": 2})
     assert repr(selection) == "<redis.on('get', nth=2), without an act>"

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from pytest_resilience.checkers.answers import is_answer
-from pytest_resilience.history import Client
+from pytest_resilience.errors import SetupError
+from pytest_resilience.history import Client, recording
 from pytest_resilience.operation import Operation, ProbeMark
 from pytest_resilience.runner.clients import ThreadClients
 from pytest_resilience.runner.liveness import Liveness
@@ -100,6 +101,22 @@ def test_every_kind_has_to_succeed() -> None:
     answer, _ = recover({"update": (0.01, "404", None)})
     assert answer["why"] == "no update operation has succeeded"
     assert recover({"update": (0.01, "404", None)}, GOOD, {"update": (0.01, "404", None)})[0]["recovered"]
+
+
+def test_a_baseline_without_any_success_is_an_error_unless_a_fault_has_struck() -> None:
+    def measure(*labels: str) -> None:
+        clock = FakeClock()
+        system = FakeSystem(clock)
+        workload = Scripted(clock, {"read": (0.01, "404", None), "update": (0.01, "422", None)})
+        with recording(system.history):
+            for label in labels:
+                system.history.add_strike(label, clock.now())
+            Liveness(system, workload, ThreadClients(workload), clock).measure_baseline(None)
+
+    reason = "although nothing has struck: update fails with 422, read fails with 404$"
+    with pytest.raises(SetupError, match=f"no operation of the workload has succeeded, {reason}"):
+        measure()
+    measure("redis.refuse")
 
 
 def test_an_operation_that_the_baseline_has_seen_fail_may_fail() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +12,7 @@ import httpx
 import pytest
 
 from pytest_resilience.errors import SetupError
-from pytest_resilience.history import History
+from pytest_resilience.history import History, recording
 from pytest_resilience.operation import Operation
 from pytest_resilience.workloads import HttpResource
 
@@ -28,7 +29,7 @@ class Served:
     def __init__(self, workload: HttpResource, respond: Respond, *, phase: Any = "run") -> None:
         self.history = History()
         self.requests: list[httpx.Request] = []
-        self.respond: Respond = lambda request: httpx.Response(201, json={"id": 7, "version": 1})
+        self.respond: Respond = lambda request: httpx.Response(201, json={"id": 7, "uuid": "a0", "version": 1})
         client = httpx.Client(transport=httpx.MockTransport(self._handle), base_url="http://shop")
         self.workload = workload
         workload.begin(SimpleNamespace(service=SimpleNamespace(client=client), history=self.history))
@@ -250,8 +251,40 @@ def test_kinds_and_resources_follow_from_the_number() -> None:
         ("/notes", {"kinds": ("patch",)}, "some of delete, create"),
         ("/notes", {"kinds": ()}, "some of delete, create"),
         ("/notes", {"keys": 0}, "1 or more"),
+        ("/notes", {}, r'create=\.\.\.\) has no unique text.* "\{value\}" .*; got \{\}$'),
+        ("/notes", {"create": {"name": "lamp"}}, r"no unique text.*; got \{'name': 'lamp'\}$"),
+        ("/notes", {"create": lambda text: {"name": "lamp"}}, "no unique text"),
     ],
 )
 def test_wrong_settings_are_errors(path: str, settings: Any, text: str) -> None:
     with pytest.raises(SetupError, match=text):
-        HttpResource(path, {}, **settings)
+        HttpResource(path, **({"create": {}} | settings))
+
+
+def begin(respond: Respond, history: History) -> None:
+    client = httpx.Client(transport=httpx.MockTransport(respond), base_url="http://shop")
+    notes().begin(SimpleNamespace(service=SimpleNamespace(client=client), history=history))
+
+
+@pytest.mark.parametrize(
+    ("respond", "text"),
+    [
+        (
+            lambda request: httpx.Response(404, text="no such path"),
+            r"'/notes'\): POST /notes has created nothing, although nothing has struck; the last of 4 attempts: 404 no such path$",
+        ),
+        (raising(httpx.ReadTimeout), "the last of 4 attempts: ReadTimeout$"),
+        (
+            lambda request: httpx.Response(201, json={"uuid": "a1"}),
+            "the answer to POST has no id, neither in the field 'id' nor as the last segment of Location",
+        ),
+    ],
+)
+def test_a_workload_that_can_create_nothing_is_an_error_unless_a_fault_has_struck(respond: Respond, text: str) -> None:
+    with pytest.raises(SetupError, match=text):
+        begin(respond, History())
+    history = History()
+    with recording(history):
+        history.add_strike("postgres.refuse", time.monotonic())
+        begin(respond, history)
+    assert len(history.operations) == 4
