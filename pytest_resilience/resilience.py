@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
@@ -28,7 +28,7 @@ from .targets.service import RunningService, ServiceTarget
 from .targets.service_spec import Service
 from .targets.target import NetworkFaults, StrikeRegistry
 from .targets.tcp import TcpTarget
-from .unused import must_be_awaited
+from .unused import expect_use, must_be_awaited
 from .wording import did_you_mean, no_attribute
 
 if TYPE_CHECKING:
@@ -527,8 +527,7 @@ class Resilience:
         __tracebackhide__ = True
         return _leaks_found_by(self._started_leak_check())
 
-    @contextmanager
-    def no_growth(self, *allowed: str) -> Iterator[None]:
+    def no_growth(self, *allowed: str) -> AbstractContextManager[None]:
         """Assert that no resource that is new in the block stays after it.
 
         Resources are connections, locks, subscriptions, files, threads, tasks and processes. They are compared by count and
@@ -544,6 +543,20 @@ class Resilience:
         __tracebackhide__ = True
         check_names(allowed, 'no_growth takes names such as "thread:pool-*"')
         self._started_leak_check()
+        is_entered = False
+
+        @contextmanager
+        def block() -> Iterator[None]:
+            nonlocal is_entered
+            is_entered = True
+            yield from self._watch_growth(allowed)
+
+        problem = "has no block, so it has compared nothing: write `with resilience.no_growth():`"
+        expect_use("no_growth(...)", problem, lambda: is_entered)
+        return block()
+
+    def _watch_growth(self, allowed: Sequence[str]) -> Iterator[None]:
+        __tracebackhide__ = True
         assert self._new_leak_check is not None, "both are set by start_leak_check"
         check = self._new_leak_check(allowed)
         with check.watching_event_loops():

@@ -30,6 +30,10 @@ CASES = {
         "resilience.postgres.on('commit', nth=2)",
         "postgres.on('commit', nth=2) at test_it.py:7 has no act, *cut_answer*",
     ),
+    "no_growth": (
+        "resilience.no_growth()",
+        "no_growth(...) at test_it.py:7 has no block*`with resilience.no_growth():`",
+    ),
     "first": ("resilience.redis.on('get').first(2)", "redis.on('get').first(2) at test_it.py:7 has no act*"),
     "after": ("resilience.redis.after('get')", "redis.after('get') at test_it.py:7 has no fault, *`.reset()`*"),
 }
@@ -113,6 +117,8 @@ async def test_moments(resilience):
     with resilience.when("redis", answer=1):
         pass
     resilience.when(lambda: False).release()
+    with resilience.no_growth():
+        pass
     await resilience.silence(0.01)
 
 def test_a_moment_in_a_sync_test(resilience):
