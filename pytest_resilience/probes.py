@@ -15,6 +15,7 @@ from .clock import SYSTEM, Clock
 from .errors import NeverHappened, SetupError
 from .history import current
 from .redaction import scrubbed
+from .truth import is_true
 from .unused import expect_await
 from .wording import counted
 
@@ -34,7 +35,8 @@ def eventually(question: Callable[[], Answer], *, within: float, every: float = 
 def eventually(question: Callable[[], Any], *, within: float, every: float = 0.02, clock: Clock = SYSTEM) -> Any:
     """Repeat a question until its answer is true, and return that answer.
 
-    A false answer, None included, and a raised Exception mean "not yet".
+    A false answer, None included, and a raised Exception mean "not yet". So does a response of httpx or aiohttp with a status of
+    400 or more.
 
     Args:
         question: a callable without arguments. A coroutine function makes the result awaitable, and so does, while an event
@@ -101,7 +103,7 @@ class _Poll:
         """Record an answer. Return True if the probe has succeeded."""
         self.calls += 1
         self.last, self.error = answer, None
-        self.streak = self.streak + 1 if answer else 0
+        self.streak = self.streak + 1 if is_true(answer) else 0
         self.best = max(self.best, self.streak)
         return self.streak >= self.consecutive
 

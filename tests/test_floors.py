@@ -31,7 +31,7 @@ PACKAGE = """
 3   proxy_client proxy clients http_stub
 2   wire checkers | pure: no I/O, no clock, no randomness of their own
 1   history history_file history_lines recorded exports
-0   errors clock closing_connections profiles operation coroutines processes supervisor fork_server python_command redaction kept_modules wording hosts unused
+0   errors clock closing_connections profiles operation coroutines processes supervisor fork_server python_command redaction kept_modules wording hosts unused truth
 """
 SERVICE = """
 5  __init__

@@ -23,6 +23,7 @@ from typing import Any, ClassVar, Generic, NamedTuple, TypeAlias, TypeVar, cast
 from ..clock import SYSTEM, wait_until_async
 from ..coroutines import frames_of
 from ..errors import NotCancellationSafe, SetupError
+from ..truth import is_true
 from ..wording import counted
 from .blocked_loop import LoopWatch
 from .cancellation import MOMENTS
@@ -460,7 +461,7 @@ class _Campaign:
             except Exception as error:  # noqa: BLE001  # an answer: not whole
                 seen[:] = [error]
                 return False
-            return bool(seen[0])
+            return is_true(seen[0])
 
         if await wait_until_async(is_whole, within=self._within, every=0.005):
             return ""

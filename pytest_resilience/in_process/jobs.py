@@ -12,6 +12,7 @@ from typing import Any
 from ..clock import SYSTEM
 from ..errors import NotSteady, SetupError
 from ..faults.fault import Strike
+from ..truth import is_true
 from ..wording import counted, described
 from .experiment import Experiment, Strikes
 from .workers import Workers
@@ -157,7 +158,7 @@ class Jobs(Experiment):
                 raise
             self._unread = error  # a client may need some attempts after the heal
             return False
-        return bool(value) if self._ran_takes_job else job in value
+        return is_true(value) if self._ran_takes_job else job in value
 
     def _facts(self) -> str:
         dead = [indent(each, "  ").lstrip() for each in self._workers.dead()]

@@ -11,6 +11,7 @@ from ..errors import NotSteady, SetupError
 from ..faults.fault import Strike
 from ..probes import question_name
 from ..redaction import scrubbed
+from ..truth import is_true
 from ..unused import must_be_awaited
 from ..wording import described
 from .experiment import Experiment, Strikes
@@ -42,7 +43,7 @@ class Asked(NamedTuple):
     @property
     def is_good(self) -> bool:
         """True if the answer is true."""
-        return self.error is None and bool(self.answer)
+        return self.error is None and is_true(self.answer)
 
     def __str__(self) -> str:
         shown = f"raised {described(self.error)}" if self.error is not None else repr(self.answer)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ..clock import SYSTEM, Clock
 from ..hosts import joined
+from ..truth import is_true
 from ..wire import http
 from .not_ready import answer_line, listening_lines
 from .placeholders import fill
@@ -217,7 +218,7 @@ class CheckedReadiness:
             self._found = f"raised {type(error).__name__}: {error}"
             return False
         self._found = f"returned {value!r}"
-        return bool(value)
+        return is_true(value)
 
     def responds(self) -> bool:
         return True
