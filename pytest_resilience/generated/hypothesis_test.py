@@ -21,8 +21,10 @@ from hypothesis.database import ExampleDatabase
 from hypothesis.errors import Flaky
 from hypothesis.reporting import with_reporter
 
+from ..errors import SetupError
 from ..history import History
 from ..operation import ProbeMark
+from ..schedule import Schedule
 from .arguments import drawn_arguments, key_of, users_function
 from .candidate import Candidate
 from .failures import HISTORY, Ended, Falsified
@@ -46,9 +48,15 @@ NEW_PHASES = (Phase.generate, Phase.target)
 
 
 class Examples(Protocol):
-    """The part of the fixture `resilience` that a generated test needs."""
+    """The part of the fixture `resilience` that a generated test needs.
+
+    Attributes:
+        history: the history of the example.
+        has_played: True as soon as the test has played a schedule.
+    """
 
     history: History
+    has_played: bool
 
     def begin_example(self) -> None:
         """Begin with a clean state, an empty history and no strikes."""
@@ -113,6 +121,7 @@ class GeneratedTest:
         self._prepare = prepare
         self._replayed: int | None = None
         self.recovered_after = 0.0
+        self._schedule: str | None = None  # the name of an argument that is a schedule
 
     def replay(self, fixtures: Mapping[str, Any], arguments: Mapping[str, Any], plays: int) -> Finding | None:
         """Play given arguments some times and nothing else. Return what was found, or None.
@@ -135,7 +144,11 @@ class GeneratedTest:
 
         Args:
             fixtures: the arguments that pytest passes to the test.
+
+        Raises:
+            SetupError: the test has passed and has never played the schedules that it draws.
         """
+        __tracebackhide__ = True
         given: settings = getattr(self._function, SETTINGS)
         with self._wrapped(), _restored(self._function, SETTINGS), _restored(self._function, SEED):
             self._round(given, KNOWN_PHASES, fixtures, tries=TRIES)
@@ -148,7 +161,13 @@ class GeneratedTest:
                 if len(self._search.suspects) == suspects:
                     break
         best = max(self._search.suspects, key=lambda each: each.reproduced, default=None)
-        return self._search.finding or best
+        found = self._search.finding or best
+        if found is None and self._schedule is not None and not self._resilience.has_played:
+            name = self._schedule
+            raise SetupError(
+                f"the test draws {name} and never plays it, so no fault has struck: call resilience.play({name}, workload)"
+            )
+        return found
 
     @property
     def _is_seeded(self) -> bool:
@@ -200,6 +219,9 @@ class GeneratedTest:
         def example(*arguments: Any, **named: Any) -> None:
             drawn = drawn_arguments(self._test, named)
             key = key_of(drawn, getattr(current_build_context().data, "choices", None))
+            self._schedule = next(
+                (name for name, value in drawn.items() if isinstance(value, Schedule)), self._schedule
+            )
             candidate = Candidate(
                 key, drawn, functools.partial(self._play, functools.partial(inner, *arguments, **named))
             )

@@ -20,6 +20,7 @@ from pytest_resilience.generated.search import Finding, Search
 from pytest_resilience.history import History
 from pytest_resilience.operation import Verdict
 from pytest_resilience.profiles import Profile
+from pytest_resilience.schedule import Episode, Schedule, Step
 from tests.support.clocks import FakeClock
 
 UNLIMITED = Profile("unlimited", search=1.0, shrink=1.0, confirm=1.0, clients=3)  # the clock stands still
@@ -33,6 +34,7 @@ class Resilience:
 
     def __init__(self) -> None:
         self.history = History()
+        self.has_played = False
         self.begun = self.ended = 0
 
     def begin_example(self) -> None:
@@ -52,6 +54,35 @@ def search_of(test: Any, *, seed: int | None = 0, nodeid: str = "test", search: 
         return generated.run({"resilience": resilience})
     finally:
         assert resilience.begun == resilience.ended
+
+
+SCHEDULE = st.builds(lambda: Schedule([Episode([Step("redis.refuse")], 1)]))
+
+
+def test_a_test_that_draws_schedules_and_never_plays_one_is_an_error() -> None:
+    @CAP
+    @given(schedule=SCHEDULE)
+    def forgets(resilience: Any, schedule: Schedule) -> None:
+        pass
+
+    message = r"the test draws schedule and never plays it.*: call resilience\.play\(schedule, workload\)"
+    with pytest.raises(SetupError, match=message):
+        search_of(forgets)
+
+
+def test_a_test_that_plays_some_schedules_or_draws_none_is_in_order() -> None:
+    @CAP
+    @given(schedule=SCHEDULE, number=st.integers(0, 3))
+    def plays_some(resilience: Any, schedule: Schedule, number: int) -> None:
+        resilience.has_played |= number == 3
+
+    @CAP
+    @given(number=st.integers())
+    def draws_none(resilience: Any, number: int) -> None:
+        pass
+
+    assert search_of(plays_some) is None
+    assert search_of(draws_none) is None
 
 
 def buggy(p: float, noise: float, random: Random) -> Any:
