@@ -14,10 +14,12 @@ from contextlib import ExitStack
 from typing import Literal
 
 from .resilience import Resilience
+from .unused import must_be_iterated
 
 BACK = "back"
 
 
+@must_be_iterated
 def redis_failover(resilience: Resilience) -> Iterator[str]:
     """Fail over from a dead primary to a replica.
 
@@ -32,6 +34,7 @@ def redis_failover(resilience: Resilience) -> Iterator[str]:
     yield BACK
 
 
+@must_be_iterated
 def postgres_restart(resilience: Resilience) -> Iterator[str]:
     """Restart the server, as for a new minor version, a changed setting or a failover.
 
@@ -44,6 +47,7 @@ def postgres_restart(resilience: Resilience) -> Iterator[str]:
     yield BACK
 
 
+@must_be_iterated
 def silent_nat_drop(resilience: Resilience, target: Literal["postgres", "redis"] = "postgres") -> Iterator[str]:
     """Drop idle connections silently, as a NAT, firewall or load balancer does.
 
@@ -55,6 +59,7 @@ def silent_nat_drop(resilience: Resilience, target: Literal["postgres", "redis"]
     yield BACK
 
 
+@must_be_iterated
 def pool_leak(resilience: Resilience, left: Sequence[int] = (6, 3, 0)) -> Iterator[str]:
     """Take connections and never return them, as a leaking pool does.
 
@@ -72,6 +77,7 @@ def pool_leak(resilience: Resilience, left: Sequence[int] = (6, 3, 0)) -> Iterat
     yield BACK
 
 
+@must_be_iterated
 def oom_kill(resilience: Resilience, headroom_mb: float = 4.0) -> Iterator[str]:
     """Let the service run short of memory, and then kill it as the kernel would.
 

@@ -135,6 +135,10 @@ class _Poll:
             lines.append(f"  last answer: raised {type(self.error).__name__}: {_short(scrubbed(str(self.error)))}")
         elif self.calls:
             lines.append(f"  last answer: {_short(scrubbed(repr(self.last)))}")
+            if self.last is None and self.best == 0:
+                lines.append(
+                    "  None is not a true answer: a question returns its answer, and an `assert` in it returns nothing"
+                )
         else:
             lines.append("  no answer arrived")
         exchanges = current().exchanges(self.started)

@@ -10,7 +10,7 @@ import inspect
 import os
 import sys
 import threading
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 from .errors import SetupError
@@ -104,6 +104,26 @@ def must_be_awaited(
     mark: Callable[[Any], Any] = getattr(inspect, "markcoroutinefunction", lambda each: each)  # from Python 3.12 on
     marked: Callable[Arguments, Coroutine[Any, Any, Result]] = mark(call)
     return marked
+
+
+def must_be_iterated(function: Callable[Arguments, Iterator[str]]) -> Callable[Arguments, Iterator[str]]:
+    """Return a generator function of phases whose results have to be iterated in a test."""
+
+    @functools.wraps(function)
+    def call(*arguments: Arguments.args, **settings: Arguments.kwargs) -> Iterator[str]:
+        has_begun = False
+
+        def phases() -> Iterator[str]:
+            nonlocal has_begun
+            has_begun = True
+            yield from function(*arguments, **settings)
+
+        name = f"{function.__name__}(...)"
+        problem = f"was not iterated, so nothing has struck: write `for phase in {name}:`"
+        expect_use(name, problem, lambda: has_begun)  # without a reference to the generator, whose end heals
+        return phases()
+
+    return call
 
 
 def begin_test() -> None:

@@ -34,11 +34,15 @@ CASES = {
         "resilience.no_growth()",
         "no_growth(...) at test_it.py:7 has no block*`with resilience.no_growth():`",
     ),
+    "an incident": (
+        "redis_failover(resilience)",
+        "redis_failover(...) at test_it.py:7 was not iterated*`for phase in redis_failover(...):`",
+    ),
     "first": ("resilience.redis.on('get').first(2)", "redis.on('get').first(2) at test_it.py:7 has no act*"),
     "after": ("resilience.redis.after('get')", "redis.after('get') at test_it.py:7 has no fault, *`.reset()`*"),
 }
 TEST = """
-import asyncio, pytest
+import asyncio, pytest; from pytest_resilience.incidents import redis_failover
 from pytest_resilience import eventually, recovers
 async def question(): return True
 async def app(scope, receive, send): pass

@@ -39,6 +39,16 @@ def test_the_first_true_answer_is_returned() -> None:
     assert eventually(answers(None, 0, "", "yes", "later"), within=1, clock=FakeClock()) == "yes"
 
 
+def test_a_question_that_returns_nothing_is_explained() -> None:
+    with pytest.raises(
+        NeverHappened, match="last answer: None\n  None is not a true answer: a question returns its answer"
+    ):
+        eventually(answers(None), within=1, clock=FakeClock())
+    with pytest.raises(NeverHappened) as raised:
+        eventually(answers(0), within=1, clock=FakeClock())
+    assert "None" not in str(raised.value)
+
+
 def test_an_exception_counts_as_not_yet() -> None:
     assert eventually(answers(ConnectionError("refused"), AssertionError(), 3), within=1, clock=FakeClock()) == 3
 
