@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeAlias
+
+from ..clock import Clock
 
 AfterClose: TypeAlias = "Callable[[], None]"
 BeforeClose: TypeAlias = "Callable[[asyncio.AbstractEventLoop], AfterClose]"
@@ -78,7 +81,35 @@ def open_connections(loop: asyncio.AbstractEventLoop) -> set[int] | None:
     transports = getattr(loop, "_transports", None)
     if transports is None:
         return None
-    return {number for number, transport in list(transports.items()) if not transport.is_closing()}
+    return {number for number, transport in list(transports.items()) if not _is_ending(transport)}
+
+
+def _is_ending(transport: Any) -> bool:
+    """True if the loop closes a connection in its next turns: the client has closed it, or the peer has reset it."""
+    if transport.is_closing():
+        return True
+    sock = transport.get_extra_info("socket")
+    if sock is None or sock.type != socket.SOCK_STREAM or not transport.is_reading():
+        return False
+    try:
+        sock.getpeername()
+    except OSError:
+        return True
+    return False
+
+
+def idle(loops: Iterable[asyncio.AbstractEventLoop]) -> list[asyncio.AbstractEventLoop]:
+    """Return the loops that nothing runs now and that this thread could run."""
+    return [] if is_running() else [loop for loop in loops if not (loop.is_running() or loop.is_closed())]
+
+
+def run_idle(loops: Iterable[asyncio.AbstractEventLoop], seconds: float, clock: Clock) -> None:
+    """Let time pass. Loops that nothing runs now run meanwhile, one after the other."""
+    found = idle(loops)
+    for loop in found:
+        loop.run_until_complete(asyncio.sleep(seconds / len(found)))
+    if not found:
+        clock.sleep(seconds)
 
 
 def internal_descriptors() -> set[int] | None:
@@ -94,7 +125,7 @@ def internal_descriptors() -> set[int] | None:
     parts = (getattr(loop, name, None) for name in ("_selector", "_ssock", "_csock"))
     own = {part.fileno() for part in parts if part is not None}
     transports: Any = loop._transports  # type: ignore[attr-defined]  # present, as checked above
-    return own | {number for number, transport in list(transports.items()) if transport.is_closing()}
+    return own | {number for number, transport in list(transports.items()) if _is_ending(transport)}
 
 
 def is_running() -> bool:

@@ -329,3 +329,45 @@ def test_with_leaks_off_both_raise_an_error(project: pytest.Pytester) -> None:
         """
     )
     project.runpytest_subprocess("--resilience-leaks=off").assert_outcomes(passed=1)
+
+
+RESETS = """
+import asyncio, asyncpg, pytest
+
+async def connect(resilience):
+    return await asyncpg.connect(resilience.postgres.url)
+
+@pytest.mark.asyncio(loop_scope="session")
+async def test_a_reset_comes_last_in_a_loop_that_lives_on(resilience):
+    KEPT.append(await connect(resilience))
+    resilience.postgres.reset()
+
+@pytest.mark.asyncio
+async def test_a_query_right_after_a_reset(resilience):
+    KEPT.append(await connect(resilience))
+    assert [leak.name for leak in resilience.leaks()] == ["postgres:unnamed"]
+    with resilience.postgres.reset():
+        assert resilience.leaks() == []
+
+def test_a_loop_that_is_closed_right_after_a_reset(resilience):
+    loop = asyncio.new_event_loop()
+    connection = loop.run_until_complete(connect(resilience))
+    resilience.postgres.reset()
+    loop.close()
+    del connection
+
+@pytest.mark.asyncio(loop_scope="session")
+async def test_leaks(resilience):
+    KEPT.append(await connect(resilience))
+
+KEPT = []
+"""
+
+
+def test_a_connection_that_its_server_has_reset_is_no_leak(project: pytest.Pytester) -> None:
+    pytest.importorskip("pytest_asyncio")
+    project.makepyfile(test_it=RESETS)
+    result = project.runpytest_subprocess("-W", "ignore")
+    assert result.ret == 0
+    leaks = [line for line in result.outlines if line.startswith("LEAK")]
+    assert [line.partition(",")[0] for line in leaks] == ["LEAK test_it.py::test_leaks: postgres:unnamed"]
