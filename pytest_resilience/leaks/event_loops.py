@@ -85,7 +85,7 @@ def open_connections(loop: asyncio.AbstractEventLoop) -> set[int] | None:
 
 
 def _is_ending(transport: Any) -> bool:
-    """True if the loop closes a connection in its next turns: the client has closed it, or the peer has reset it."""
+    """True if the loop closes a connection in its next turns, because the client has closed it or the peer has reset it."""
     if transport.is_closing():
         return True
     sock = transport.get_extra_info("socket")
