@@ -122,7 +122,6 @@ class Resilience:
         default_clients: the number of clients of a play that names none.
         profile: the profile of generated tests; None for "ci" where the variable CI is set, and for "dev" elsewhere.
         properties: properties for the report of this test, by name and text.
-        has_played: True as soon as the test has played a schedule.
         systems: functions that return the systems of the factories, such as MySQL, by name. Each is also an attribute.
     """
 
@@ -150,8 +149,7 @@ class Resilience:
         self.tally: dict[str, StrikeCount] = {}
         self.properties: list[tuple[str, str]] = []
         self._finished = False
-        self._has_played = False  # since the last clean state
-        self.has_played = False
+        self._has_played = False
         self._earlier_marks: list[SkipMark | FaultMark] = []
         self._recording = ExitStack()
         self._baselines: dict[object, Baseline] = {}
@@ -640,7 +638,7 @@ class Resilience:
             self._heal_and_check()
             self._earlier_marks = self._marks_of_plays()
             self._begin_clean()
-        self._has_played = self.has_played = True
+        self._has_played = True
         self._stack.mark_used()
         running = self._running[self._service_name] if self._service_name is not None else None
         return StackSystem(self, stack=self._stack, running=running, history=self.history, target=self._target_named)

@@ -48,15 +48,9 @@ NEW_PHASES = (Phase.generate, Phase.target)
 
 
 class Examples(Protocol):
-    """The part of the fixture `resilience` that a generated test needs.
-
-    Attributes:
-        history: the history of the example.
-        has_played: True as soon as the test has played a schedule.
-    """
+    """The part of the fixture `resilience` that a generated test needs."""
 
     history: History
-    has_played: bool
 
     def begin_example(self) -> None:
         """Begin with a clean state, an empty history and no strikes."""
@@ -122,6 +116,7 @@ class GeneratedTest:
         self._replayed: int | None = None
         self.recovered_after = 0.0
         self._schedule: str | None = None  # the name of an argument that is a schedule
+        self._has_records = False  # of operations or strikes, which each play makes
 
     def replay(self, fixtures: Mapping[str, Any], arguments: Mapping[str, Any], plays: int) -> Finding | None:
         """Play given arguments some times and nothing else. Return what was found, or None.
@@ -162,7 +157,7 @@ class GeneratedTest:
                     break
         best = max(self._search.suspects, key=lambda each: each.reproduced, default=None)
         found = self._search.finding or best
-        if found is None and self._schedule is not None and not self._resilience.has_played:
+        if found is None and self._schedule is not None and not self._has_records:
             name = self._schedule
             raise SetupError(
                 f"the test draws {name} and never plays it, so no fault has struck: call resilience.play({name}, workload)"
@@ -252,6 +247,7 @@ class GeneratedTest:
             raise
         finally:
             self._resilience.end_example()
+            self._has_records = self._has_records or bool(self._resilience.history.records)
             self.recovered_after = max(self.recovered_after, _recovered_after(self._resilience.history))
 
 

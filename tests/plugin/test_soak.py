@@ -38,6 +38,7 @@ def note_down(test, schedule):
 @given(schedule=SCHEDULES)
 def test_baskets(resilience, schedule):
     note_down("baskets", schedule)
+    resilience.history.client().invoke("create").ok(key="1")
 
 def test_the_index_before_has_ended():
     \"\"\"Wait, while this run is in progress.\"\"\"
