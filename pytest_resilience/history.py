@@ -113,7 +113,7 @@ class Invocation:
             seen: what the answer has shown: key, value, version, source, state, node.
 
         Raises:
-            SetupError: the operation has ended before, or the key is no text.
+            SetupError: the operation has ended before, or the key names no object.
         """
         __tracebackhide__ = True
         return self._end("ok", seen)
@@ -205,7 +205,7 @@ class Client:
         """Begin an operation. Its arguments are those of `Operation`.
 
         Raises:
-            SetupError: the last operation of this client has not ended, or the key is no text.
+            SetupError: the last operation of this client has not ended, or the key names no object.
         """
         __tracebackhide__ = True
         if self.invocation is not None:
@@ -522,10 +522,10 @@ def check_key(key: object, owner: str) -> None:
         owner: what has the key, such as "operation 'read'".
 
     Raises:
-        SetupError: it is neither a text nor None.
+        SetupError: it is neither a text nor a number nor None.
     """
     __tracebackhide__ = True
-    if key is not None and not isinstance(key, str):
+    if key is not None and not isinstance(key, str | int):
         raise SetupError(
             f'{owner}: a key is the text that names an object, such as "7", or None; got {key!r} ({type(key).__name__})'
         )

@@ -107,7 +107,7 @@ class ResilienceMachine(RuleBasedStateMachine):
             value: the value; None for the workload's choice.
 
         Raises:
-            SetupError: the workload has no such kind, or no method `execute` that is needed, or the key is no text.
+            SetupError: the workload has no such kind, or no method `execute` that is needed, or the key names no object.
         """
         __tracebackhide__ = True
         workload = self._run.script.workload

@@ -45,7 +45,7 @@ class Operate:
         value: its value; None for the workload's.
 
     Raises:
-        SetupError: the key is no text.
+        SetupError: the key names no object.
     """
 
     kind: str

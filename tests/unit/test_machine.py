@@ -338,8 +338,8 @@ def test_a_wrong_first_argument_is_an_error_that_names_the_right_ones(wrong):
 # Programs
 
 
-@pytest.mark.parametrize("key", [7, object(), ["a"], b"a"], ids=["number", "object", "list", "bytes"])
-def test_a_key_that_is_no_text_is_an_error(key):
+@pytest.mark.parametrize("key", [object(), ["a"], b"a"], ids=["object", "list", "bytes"])
+def test_a_key_that_names_no_object_is_an_error(key):
     class Keyed(ResilienceMachine):
         @rule()
         def write(self):
