@@ -43,7 +43,6 @@ class _Call(NamedTuple):
 
 
 _calls: list[_Call] = []
-_lock = threading.Lock()
 
 
 def expect_use(
@@ -56,6 +55,8 @@ def expect_use(
 ) -> None:
     """Expect that the result of a call of the test is used before the test ends.
 
+    Only calls of the main thread count. Another thread may be about to use a result when the test ends.
+
     Args:
         name: the call, such as "eventually(...)".
         problem: the end of the message, such as "was never awaited".
@@ -63,9 +64,10 @@ def expect_use(
         drop: called if it was not used.
         may_be_kept: True if a fixture may make it for tests that do not use it.
     """
-    with _lock:
-        _calls[:] = [each for each in _calls if not each.is_used()]
-        _calls.append(_Call(name, _place_of_caller(), problem, is_used, drop, may_be_kept))
+    if threading.current_thread() is not threading.main_thread():
+        return
+    _calls[:] = [each for each in _calls if not each.is_used()]
+    _calls.append(_Call(name, _place_of_caller(), problem, is_used, drop, may_be_kept))
 
 
 def expect_await(
@@ -138,8 +140,7 @@ def begin_body() -> None:
 
 def problems() -> list[str]:
     """Return a sentence for each call whose result was not used, and forget them."""
-    with _lock:
-        unused = [each for each in _calls if not each.is_used()]
+    unused = [each for each in _calls if not each.is_used()]
     _end(_calls)
     return [f"{each.name} at {each.place} {each.problem}" for each in unused]
 
@@ -155,12 +156,11 @@ def check() -> None:
 
 
 def _end(calls: Iterable[_Call]) -> None:
-    with _lock:
-        ended = list(calls)
-        _calls[:] = [each for each in _calls if each not in ended]
-        unused = [each for each in ended if not each.is_used()]
-    for each in unused:
-        each.drop()
+    ended = list(calls)
+    _calls[:] = [each for each in _calls if each not in ended]
+    for each in ended:
+        if not each.is_used():
+            each.drop()
 
 
 def _place_of_caller() -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,13 @@ def test_check_has_all_problems() -> None:
 def test_an_awaited_coroutine_is_no_problem() -> None:
     assert asyncio.run(Target().answer(7)) == 7
     Target().answer(7).close()
+    assert unused.problems() == []
+
+
+def test_a_call_of_another_thread_is_no_problem() -> None:
+    """The thread may use its result in the next moment."""
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(unused.expect_use, "on(...)", "has no act", lambda: False).result()
     assert unused.problems() == []
 
 
