@@ -8,7 +8,8 @@ CONFTEST = """
 import sys
 from pytest_resilience import Service, factories
 
-PROGRAM = "print('worker: ready', flush=True); import signal; signal.pause()"
+# One call of write(), because a test compares the whole log. An unbuffered print() makes two.
+PROGRAM = "import os, signal; os.write(1, b'worker: ready\\\\n'); signal.pause()"
 
 worker = factories.service(
     "worker", lambda stack: Service([sys.executable, "-c", PROGRAM], port_variable=None, ready="worker: ready", within=30.0)
