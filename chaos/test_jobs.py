@@ -490,6 +490,9 @@ def test_a_job_in_whose_runs_too_many_processes_ended_is_a_dead_letter_until_it_
                 message=f"{ATTEMPTS + 1} processes ended in the middle of a job, and it is no dead letter",
             )
             assert gateway.requests == 1, "a job that may be what ends its processes runs again before it is retried"
+            message = "a job is a dead letter without a line in the log"
+            lines = eventually_or_fail(lambda: re.findall(DEAD, other.log), within=2.0, message=message)
+            assert [runs for _, runs, _ in lines] == ["0"], f"no run has failed, and the log says otherwise: {lines}"
             reply = other.client.post(f"{path}/retry")
             assert reply.status_code == 202, f"a dead letter cannot be retried: {reply.status_code} {reply.text}"
             message = "a job in whose runs too many processes ended was retried and does not run"

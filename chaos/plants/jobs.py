@@ -418,9 +418,16 @@ PLANTS = (
     plant(
         "jobs-line-counts-retries",
         "The first run is no retry.",
-        ("jobs/worker.py", "run.id, run.attempts + 1, error)", "run.id, run.attempts, error)"),
+        ("jobs/worker.py", "failed_runs=run.attempts + 1)", "failed_runs=run.attempts)"),
         tests=POISON,
         message="one line of the log reports each of two dead letters",
+    ),
+    plant(
+        "jobs-line-counts-every-run",
+        "A run that ends with its process has failed.",
+        ("jobs/worker.py", "failed_runs=run.attempts)", "failed_runs=run.attempts + 1)"),
+        tests="test_jobs.py::test_a_job_in_whose_runs_too_many_processes_ended_is_a_dead_letter_until_it_is_retried",
+        message="no run has failed, and the log says otherwise",
     ),
     plant(
         "jobs-buried-in-silence-later",

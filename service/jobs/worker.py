@@ -115,7 +115,7 @@ class Worker:
                 await self._bull.record_progress(run)
 
         if run.job is None or run.doom is not None:
-            return lambda: self._bury(run, run.doom or "This is no job of the service.")
+            return lambda: self._bury(run, run.doom or "This is no job of the service.", failed_runs=run.attempts)
         try:
             await self._processor.process(run.job, record_progress)
         except JobReturned:
@@ -133,12 +133,12 @@ class Worker:
             log.error("job %s failed", run.id, exc_info=error)
         text = str(error) if isinstance(error, ServiceError) else type(error).__name__
         if run.attempts + 1 >= self._attempts:
-            return lambda: self._bury(run, text)
+            return lambda: self._bury(run, text, failed_runs=run.attempts + 1)
         return lambda: self._bull.delay(run, backoff(run.attempts + 1), error=text, counts=True)
 
-    async def _bury(self, run: Run, error: str) -> None:
+    async def _bury(self, run: Run, error: str, *, failed_runs: int) -> None:
         await self._bull.bury(run, error)
-        log.warning("job %s is in the dead-letter queue after %d failed runs: %s", run.id, run.attempts + 1, error)
+        log.warning("job %s is in the dead-letter queue after %d failed runs: %s", run.id, failed_runs, error)
 
     async def _settle(self, run: Run, record: Callable[[], Awaitable[None]]) -> None:
         """Record the outcome, once Redis is up, unless another process has taken over the job."""
