@@ -28,6 +28,7 @@ from pytest_resilience.operation import PhaseMark, ProbeMark
 from unexpected import find_unexpected_lines
 
 BACK_WITHIN = 5.0  # seconds from the last heal until everything is as before
+DEATHS = ("service.kill", "service.restart", "service.terminate")  # faults that end the process
 SILENT = (
     "postgres.refuse",
     "postgres.kill",
@@ -41,25 +42,43 @@ def schedules_of(folder: str) -> list[Path]:
     return sorted((Path(__file__).parent / folder).glob("*.json"))
 
 
-def play(resilience: Resilience, schedule: Schedule, *, within: float) -> None:
+def play(
+    resilience: Resilience, schedule: Schedule, *, within: float, cache_ttl: float = healthy.DEFAULTS["CACHE_TTL"][0]
+) -> None:
     """Play a schedule with clients that write and read campaigns, and assert all promises.
 
     Args:
         resilience: provides the service.
         schedule: the faults.
         within: seconds in which each operation ends.
+        cache_ttl: the service's CACHE_TTL.
     """
     history = resilience.play(schedule, Campaigns())
-    check_promises(history, resilience.service.log)
+    check_promises(history, resilience.service.log, cache_ttl)
     history.check(bounded_failure(within=within))
 
 
-def fresh(history: History) -> History:
-    """Return a history without the reads that the service has marked as stale. It promises nothing more about those."""
-    return History.of(each for each in history.records if not (isinstance(each, Operation) and each.state == "stale"))
+def fresh(history: History, cache_ttl: float) -> History:
+    """Return a history without the reads of copies that may be old.
+
+    The service marks some as stale, and promises nothing more about those. A process that ends takes its pending writes along, so
+    the older copies of Redis are served until they are CACHE_TTL old.
+    """
+    deaths = [fault for fault in history.faults if fault.label.partition("(")[0] in DEATHS]
+
+    def may_be_old(each: Operation) -> bool:
+        return each.state == "stale" or (
+            each.source in {"redis", "memory"}
+            and any(
+                each.end > death.struck_at and (death.healed_at is None or each.time < death.healed_at + cache_ttl)
+                for death in deaths
+            )
+        )
+
+    return History.of(each for each in history.records if not (isinstance(each, Operation) and may_be_old(each)))
 
 
-def check_promises(history: History, log: str) -> None:
+def check_promises(history: History, log: str, cache_ttl: float) -> None:
     """Assert that a history and the log of the service have nothing that the service excludes."""
     history.check(
         no_phantoms(),
@@ -73,7 +92,7 @@ def check_promises(history: History, log: str) -> None:
     # /readyz is about Postgres, which is up while its tables are locked.
     if not any(fault.label.startswith("postgres.hold_locks") for fault in history.faults):
         history.check(health_tells_the_truth())
-    fresh(history).check(
+    fresh(history, cache_ttl).check(
         no_lost_writes(), no_resurrection(), read_your_writes(), monotonic_reads(), bounded_staleness(0), linearizable()
     )
     if not any(fault.label.startswith("service.memory") for fault in history.faults):
