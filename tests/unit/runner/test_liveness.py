@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
+from pytest_resilience import history
 from pytest_resilience.checkers.answers import is_answer
 from pytest_resilience.errors import SetupError
-from pytest_resilience.history import Client, recording
+from pytest_resilience.history import Client, History, recording
 from pytest_resilience.operation import Operation, ProbeMark
 from pytest_resilience.runner.clients import ThreadClients
 from pytest_resilience.runner.liveness import Liveness
@@ -103,7 +104,11 @@ def test_every_kind_has_to_succeed() -> None:
     assert recover({"update": (0.01, "404", None)}, GOOD, {"update": (0.01, "404", None)})[0]["recovered"]
 
 
-def test_a_baseline_without_any_success_is_an_error_unless_a_fault_has_struck() -> None:
+def test_a_baseline_without_any_success_is_an_error_unless_a_fault_has_struck(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(history, "_recording", [History()])  # without the faults of other tests
+
     def measure(*labels: str) -> None:
         clock = FakeClock()
         system = FakeSystem(clock)

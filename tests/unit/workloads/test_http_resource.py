@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
+from pytest_resilience import history as history_module
 from pytest_resilience.errors import SetupError
 from pytest_resilience.history import History, recording
 from pytest_resilience.operation import Operation
@@ -280,7 +281,10 @@ def begin(respond: Respond, history: History) -> None:
         ),
     ],
 )
-def test_a_workload_that_can_create_nothing_is_an_error_unless_a_fault_has_struck(respond: Respond, text: str) -> None:
+def test_a_workload_that_can_create_nothing_is_an_error_unless_a_fault_has_struck(
+    monkeypatch: pytest.MonkeyPatch, respond: Respond, text: str
+) -> None:
+    monkeypatch.setattr(history_module, "_recording", [History()])  # without the faults of other tests
     with pytest.raises(SetupError, match=text):
         begin(respond, History())
     history = History()
