@@ -35,8 +35,7 @@ def eventually(question: Callable[[], Answer], *, within: float, every: float = 
 def eventually(question: Callable[[], Any], *, within: float, every: float = 0.02, clock: Clock = SYSTEM) -> Any:
     """Repeat a question until its answer is true, and return that answer.
 
-    A false answer, None included, and a raised Exception mean "not yet". So does a response of httpx or aiohttp with a status of
-    400 or more.
+    A false answer, None included, and a raised Exception mean "not yet".
 
     Args:
         question: a callable without arguments. A coroutine function makes the result awaitable, and so does, while an event
@@ -61,6 +60,8 @@ def recovers(
 def recovers(question: Callable[[], Answer], *, within: float, every: float = ..., clock: Clock = ...) -> Answer: ...
 def recovers(question: Callable[[], Any], *, within: float, every: float = 0.02, clock: Clock = SYSTEM) -> Any:
     """Repeat a question until its answer is true three times in a row. One true answer may be luck.
+
+    A response of httpx or aiohttp with a status of 400 or more is no true answer.
 
     Args:
         question: as for `eventually`; it should check for the state before the fault, not for any answer.
@@ -103,7 +104,10 @@ class _Poll:
         """Record an answer. Return True if the probe has succeeded."""
         self.calls += 1
         self.last, self.error = answer, None
-        self.streak = self.streak + 1 if is_true(answer) else 0
+        is_good = (
+            bool(answer) if self.consecutive == 1 else is_true(answer)
+        )  # one may wait for a response with an error
+        self.streak = self.streak + 1 if is_good else 0
         self.best = max(self.best, self.streak)
         return self.streak >= self.consecutive
 

@@ -14,7 +14,6 @@ from ..faults.fault import Fault, Strike
 from ..faults.held_stream import HeldStream, open_connections
 from ..targets.server import PostgresTarget, RedisTarget
 from ..targets.target import NetworkFaults
-from ..truth import is_true
 from ..unused import expect_use
 from ..wording import counted
 
@@ -145,7 +144,7 @@ class Question(Moment):
         return getattr(self._question, "__name__", "the question").replace("<lambda>", "the question") + " is true"
 
     def has_come(self) -> bool:
-        return is_true(self._question())
+        return bool(self._question())
 
 
 class Prepared(Protocol):

@@ -38,12 +38,23 @@ def test_any_other_answer_is_what_python_takes_it_for(answer: object) -> None:
     assert is_true(answer) is bool(answer)
 
 
-def test_a_probe_waits_for_a_response_without_an_error_and_returns_it() -> None:
+def test_a_service_that_responds_with_errors_has_not_recovered() -> None:
     responses = [httpx.Response(503), httpx.Response(404), *(httpx.Response(204) for _ in range(3))]
     answers = iter(responses)
-    assert eventually(lambda: next(answers), within=1, clock=FakeClock()) is responses[2]
+    assert recovers(lambda: next(answers), within=1, clock=FakeClock()) is responses[-1]
     with pytest.raises(NeverHappened, match=r"last answer: <Response \[503 Service Unavailable\]>"):
         recovers(lambda: httpx.Response(503), within=1, clock=FakeClock())
+
+
+def test_eventually_may_wait_for_a_response_with_an_error() -> None:
+    responses = [httpx.Response(200), httpx.Response(503)]
+    answers = iter(responses)
+
+    def refused() -> httpx.Response | None:
+        response = next(answers)
+        return response if response.status_code == 503 else None
+
+    assert eventually(refused, within=1, clock=FakeClock()) is responses[1]
 
 
 def test_a_service_is_not_ready_while_its_function_gets_errors() -> None:
