@@ -18,6 +18,9 @@ from .network import Blackhole, HasProxy
 Result = TypeVar("Result")
 Moment = Literal["before", "during", "after"]
 MOMENTS = ("before", "during", "after")
+# Turns of the loop from the answer that is held back to the cancellation, in which the client notices the end of its write and waits
+# for the answer. Before Python 3.12, asyncio.wait_for() swallows a cancellation between the two.
+TURNS = 10
 HANDSHAKE = (
     "the answer held back is the first one on a connection that was opened during the fault, so it may belong to the handshake; "
     "after_connect=True lets the client connect before"
@@ -48,6 +51,8 @@ async def cancel(
         await _wait_for_answer(strike, task, within)
         if target.proxy_handle.counters().accepted.connections > connections:
             strike.note = HANDSHAKE
+        for _ in range(TURNS):
+            await asyncio.sleep(0)
         cancelled = task.cancel()
         await asyncio.sleep(0)
         if heal == "before":

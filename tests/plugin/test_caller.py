@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 CLIENTS = """
-import asyncio, asyncpg, pytest, redis.asyncio
+import asyncio, time, asyncpg, pytest, redis.asyncio
 from pytest_resilience import NeverHappened, SetupError
 
 pytestmark = pytest.mark.asyncio
@@ -35,6 +35,24 @@ async def test_postgres(resilience, heal):
         answer = await resilience.postgres.cancel(lambda: pool.fetchval("select 1"), then=lambda: pool.fetchval("select 2"), heal=heal)
         assert answer == 2
 
+async def test_the_operation_waits_for_its_answer_when_it_is_cancelled(resilience):
+    # The answer is held back before the operation learns that it has written. asyncio.wait_for swallowed a cancellation then.
+    reader, writer = await asyncio.open_connection(resilience.redis.host, resilience.redis.port)
+
+    async def write():
+        time.sleep(0.01)  # the next look of the plugin is due in this turn of the loop
+        await asyncio.sleep(0)
+        writer.write(b"PING\\r\\n")
+        time.sleep(0.05)
+
+    async def ping():
+        await asyncio.wait_for(write(), 5)
+        return await reader.readline()
+
+    await resilience.redis.cancel(ping)
+    writer.close()
+    await writer.wait_closed()
+
 async def test_it_heals_after_an_operation_that_has_a_timeout(resilience, key):
     async with redis.asyncio.Redis.from_url(resilience.redis.url, retry=None, socket_timeout=0.2) as client:
         with pytest.raises(redis.TimeoutError):
@@ -43,7 +61,7 @@ async def test_it_heals_after_an_operation_that_has_a_timeout(resilience, key):
     assert all(strike.healed for strike in resilience.strikes)
 """
     )
-    project.runpytest_subprocess("--resilience-strict").assert_outcomes(passed=5)
+    project.runpytest_subprocess("--resilience-strict").assert_outcomes(passed=6)
 
 
 def test_a_wrong_use_and_a_wrong_end_are_reported(project: pytest.Pytester) -> None:
