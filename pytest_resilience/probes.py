@@ -104,9 +104,8 @@ class _Poll:
         """Record an answer. Return True if the probe has succeeded."""
         self.calls += 1
         self.last, self.error = answer, None
-        is_good = (
-            bool(answer) if self.consecutive == 1 else is_true(answer)
-        )  # one may wait for a response with an error
+        # `eventually` may wait for a response with an error.
+        is_good = bool(answer) if self.consecutive == 1 else is_true(answer)
         self.streak = self.streak + 1 if is_good else 0
         self.best = max(self.best, self.streak)
         return self.streak >= self.consecutive
