@@ -28,7 +28,7 @@ PACKAGE = """
 5b  targets
 5a  admin triggers step_faults json_fields schedule backends
 4   faults probes
-3   proxy_client proxy clients http_stub
+3   proxy_client proxy clients http_stub destroyed_sockets
 2   wire checkers | pure: no I/O, no clock, no randomness of their own
 1   history history_file history_lines recorded exports
 0   errors clock closing_connections profiles operation coroutines processes supervisor fork_server python_command redaction kept_modules wording hosts unused truth
