@@ -31,7 +31,7 @@ class Proxy:
         toxics: all upstream ones in chain order, then all downstream ones.
         client_ports: ports of clients that were accepted. The end of such a client is no refused connection.
         cut: connections closed by disabling or deleting.
-        unattributed: sockets that may have been refused here.
+        unattributed: notices of sockets that may have been refused here, and times at which the kernel dropped notices.
     """
 
     def __init__(self, runtime: ProxyRuntime, name: str, listen: str, upstream: str) -> None:

@@ -73,7 +73,7 @@ class ProxyCounters:
         accepted: accepted connections.
         refused: connections that the kernel refused while the proxy was disabled; None where the kernel does not report them.
         cut: connections that were closed because the proxy was disabled.
-        unattributed: refused connections that may have been refused here or by another port.
+        unattributed: notices of connections that may have been refused here, and times at which the kernel dropped notices.
         toxics: for each toxic the connections and bytes on which it has worked, by its name.
         backend_counts: the connections that the backend has counted; None if it does not count.
         closed_bytes: bytes that closed connections had received; 0 if the metrics are off.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import signal
 import socket
 import struct
 import time
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from pytest_resilience.destroyed_sockets import wait_for_notices
 
 from .conftest import PATIENCE, ProxyHandle, Server, free_port, silent, take
 from .test_proxy_data import Watch, gone
@@ -127,6 +130,21 @@ def test_refused_attempts_count_and_our_own_clients_do_not(
     until(lambda: proxy.counters()["refused"]["count"] == 4)
 
 
+def test_each_of_two_proxies_with_one_port_counts_its_own_attempts(
+    server: Server, make_proxy: Callable[..., ProxyHandle]
+) -> None:
+    first = make_proxy(server, "first", listen="127.0.0.1:0")
+    second = make_proxy(server, "second", listen=f"127.0.0.2:{first.port}")
+    for proxy in (first, second):
+        proxy.call("POST", "", {"enabled": False})
+    if first.counters()["refused"]["count"] is None:
+        pytest.skip("this kernel does not tell about refused connections")
+    for host in ("127.0.0.1", "127.0.0.1", "127.0.0.2"):
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection((host, first.port), PATIENCE)
+    until(lambda: [proxy.counters()["refused"]["count"] for proxy in (first, second)] == [2, 1])
+
+
 @contextmanager
 def client_at(port: int) -> Iterator[socket.socket]:
     """A client with a port of its own, which is free at once when the connection has ended."""
@@ -149,6 +167,46 @@ def test_a_refused_attempt_with_the_port_of_an_earlier_client_counts(proxy: Prox
     with client_at(port) as client, pytest.raises(ConnectionRefusedError):
         client.connect(("127.0.0.1", proxy.port))
     until(lambda: proxy.counters()["refused"]["count"] == 1)
+
+
+@contextmanager
+def stopped(server: Server) -> Iterator[None]:
+    """The proxy reads no notice until the end of the block."""
+    server.process.send_signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        server.process.send_signal(signal.SIGCONT)
+
+
+def attempt(proxy: ProxyHandle) -> None:
+    with socket.socket() as client, pytest.raises(ConnectionRefusedError):
+        client.settimeout(PATIENCE)  # the notice of a client without a timeout has no port
+        client.connect(("127.0.0.1", proxy.port))
+
+
+def test_sockets_of_other_programs_leave_room_for_the_notice_of_an_attempt(server: Server, proxy: ProxyHandle) -> None:
+    proxy.call("POST", "", {"enabled": False})
+    if proxy.counters()["refused"]["count"] is None:
+        pytest.skip("this kernel does not tell about refused connections")
+    with stopped(server):
+        for _ in range(20_000):
+            socket.socket().close()
+        attempt(proxy)
+        until(wait_for_notices)
+    until(lambda: proxy.counters()["refused"]["count"] == 1)
+
+
+def test_notices_that_the_kernel_drops_are_unattributed(server: Server, proxy: ProxyHandle) -> None:
+    proxy.call("POST", "", {"enabled": False})
+    if proxy.counters()["refused"]["count"] is None:
+        pytest.skip("this kernel does not tell about refused connections")
+    with stopped(server):
+        for _ in range(20_000):
+            attempt(proxy)
+        until(wait_for_notices)
+    until(lambda: proxy.counters()["refused"]["unattributed"])
+    assert 0 < proxy.counters()["refused"]["count"] < 20_000
 
 
 def test_connections_are_listed(proxy: ProxyHandle) -> None:
