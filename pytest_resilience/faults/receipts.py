@@ -6,8 +6,8 @@ There are three sources, and a receipt uses the best one that exists:
 2. The backend counts the connections that the log of a real Toxiproxy shows (`ProxyCounters.backend_counts`).
 3. The metrics of a real Toxiproxy show the bytes of closed connections (`ProxyCounters.closed_bytes`).
 
-Two of them are late. The kernel reports a refused connection up to 8 ms after the client has seen the refusal, and a real Toxiproxy
-logs a close after the client has seen it. So a receipt that would be 0 is read again until no late report can change it.
+Two of them are late. The kernel reports a refused connection when its client has closed the socket, and a few milliseconds after that.
+A real Toxiproxy logs a close after the client has seen it. So a receipt that would be 0 is read again until no late report can change it.
 """
 
 from __future__ import annotations
@@ -15,14 +15,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from ..clock import SYSTEM
+from ..destroyed_sockets import NOTICE_TIMEOUT, wait_for_notices
 from ..proxy_client.counters import ProxyCounters, Tally
 from ..proxy_client.handle import ProxyHandle
 from .fault import Receipt
 
 POLL_INTERVAL = 0.002  # seconds between two readings; refusals are complete when two are equal, and the kernel takes a tenth of that
-REFUSALS_REPORTED_WITHIN = (
-    0.04  # seconds after a refusal for which its report may still come; measured: up to 8 ms on a busy machine
-)
+REFUSED_CLIENT_CLOSES_WITHIN = 0.04  # seconds after a refusal
 CLOSE_LOGGED_WITHIN = 0.25  # seconds until a real Toxiproxy has logged a connection that it has closed
 
 
@@ -76,11 +75,13 @@ def refusals(proxy: ProxyHandle, before: ProxyCounters, after: ProxyCounters | N
     """
     if after is not None:
         return refused_between(before, after)
-    until = late_reports_until(proxy)
+    until = late_closes_until(proxy)
     receipt = refused_between(before, stable_counters(proxy, before))
     while receipt.touched == 0 and proxy.now() < until:
         receipt = refused_between(before, stable_counters(proxy, before))
-    return receipt
+    if receipt.touched == 0 and not _refusals_are_reported(proxy):
+        return Receipt(None, receipt.unit)
+    return receipt if receipt.touched != 0 else refused_between(before, proxy.counters())
 
 
 def refused_between(before: ProxyCounters, after: ProxyCounters) -> Receipt:
@@ -131,19 +132,26 @@ def timed(count: int, unit: str, tallies: Iterable[Tally], struck_at: float) -> 
     )
 
 
-def late_reports_until(proxy: ProxyHandle) -> float:
-    """Return the moment until which the kernel may report connections that the proxy has refused so far."""
-    return (proxy.now() if proxy.disabled_by else proxy.enabled_at) + REFUSALS_REPORTED_WITHIN
+def late_closes_until(proxy: ProxyHandle) -> float:
+    """Return the moment until which clients that the proxy has refused so far may close their sockets."""
+    return (proxy.now() if proxy.disabled_by else proxy.enabled_at) + REFUSED_CLIENT_CLOSES_WITHIN
+
+
+def _refusals_are_reported(proxy: ProxyHandle) -> bool:
+    """Wait until the kernel has reported each refused client that has closed its socket. Return False if it does not."""
+    may_be_late = proxy.disabled_by or proxy.now() < proxy.enabled_at + NOTICE_TIMEOUT
+    return wait_for_notices() if may_be_late else True
 
 
 def stable_counters(proxy: ProxyHandle, before: ProxyCounters | None = None) -> ProxyCounters:
-    """Return the counters once two readings agree on the refused connections.
+    """Return the counters once the kernel has reported the refused connections, and two readings agree on them.
 
     Args:
         proxy: the proxy.
         before: counters since which a connection may have closed. None to wait for no close.
     """
-    until = late_reports_until(proxy)
+    until = late_closes_until(proxy)
+    _refusals_are_reported(proxy)
     counters = proxy.counters() if before is None else counters_after_close(proxy, before)
     while counters.refused is not None and proxy.now() < until:
         SYSTEM.sleep(POLL_INTERVAL)

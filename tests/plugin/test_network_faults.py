@@ -174,3 +174,51 @@ def test_toxiproxy_python_uses_no_http_proxy_for_loopback(
         """
     )
     project.runpytest_subprocess("-p", "no:cacheprovider").assert_outcomes(passed=1)
+
+
+def test_a_refusal_is_counted_although_the_kernel_reports_it_late(project: pytest.Pytester) -> None:
+    """A kernel thread of the processor on which the client closed its socket reports the refusal. A busy real-time process delays it."""
+    project.makepyfile(
+        client="""
+        import os, socket, sys, time
+
+        os.sched_setaffinity(0, {int(sys.argv[2])})
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
+        with socket.socket() as client:
+            client.settimeout(5)
+            code = client.connect_ex(("127.0.0.1", int(sys.argv[1])))
+        os.write(1, b"%d\\n" % code)
+        end = time.monotonic() + 0.15
+        while time.monotonic() < end:
+            pass
+        """,
+        test_late="""
+        import errno, os, subprocess, sys, pytest
+
+        @pytest.fixture
+        def busy_processor():
+            allowed = os.sched_getaffinity(0)
+            if len(allowed) < 2:
+                pytest.skip("one processor only")
+            busy, *others = allowed
+            os.sched_setaffinity(0, others)
+            yield busy
+            os.sched_setaffinity(0, allowed)
+
+        def test_late(resilience, busy_processor):
+            command = [sys.executable, "client.py", str(resilience.redis.port), str(busy_processor)]
+            with resilience.redis.refuse() as strike:
+                client = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+                code = client.stdout.readline()
+            touched = strike.receipt.touched
+            _, error = client.communicate(timeout=20)
+            if "PermissionError" in error:
+                pytest.skip("this user may not run real-time processes")
+            assert (code, error) == (f"{errno.ECONNREFUSED}\\n", "")
+            assert touched == 1
+        """,
+    )
+    result = project.runpytest_subprocess("-rs")
+    if result.parseoutcomes().get("skipped"):
+        pytest.skip(result.stdout.str().rpartition("SKIPPED")[2].partition("\n")[0])
+    result.assert_outcomes(passed=1)

@@ -30,6 +30,7 @@ def real(accepted: int | None = None, closed: int = 0, closed_bytes: int = 0) ->
 def clock(monkeypatch: pytest.MonkeyPatch) -> FakeClock:
     clock = FakeClock()
     monkeypatch.setattr(receipts, "SYSTEM", clock)
+    monkeypatch.setattr(receipts, "wait_for_notices", lambda: True)
     return clock
 
 
@@ -140,6 +141,32 @@ def test_a_refusal_that_is_reported_late_is_waited_for() -> None:
 
 def test_a_count_of_0_is_given_when_no_late_report_can_come() -> None:
     assert receipts.refusals(proxy(ours(), recently_enabled=True), ours()).touched == 0
+
+
+def test_a_refusal_that_the_kernel_reports_very_late_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch, clock: FakeClock
+) -> None:
+    readings = [ours()]
+
+    def wait() -> bool:
+        if clock.now() > 1:
+            readings[0] = ours(refused=1)
+        clock.sleep(1)
+        return True
+
+    monkeypatch.setattr(receipts, "wait_for_notices", wait)
+    handle = Proxy(readings, enabled_at=clock.now())
+    handle.counters = lambda: readings[0]  # type: ignore[method-assign]
+    assert receipts.refusals(cast("ProxyHandle", handle), ours()).touched == 1
+
+
+@pytest.mark.parametrize(("refused", "touched"), [(0, None), (1, 1)])
+def test_a_count_of_0_is_unknown_if_the_kernel_does_not_report(
+    monkeypatch: pytest.MonkeyPatch, refused: int, touched: int | None
+) -> None:
+    monkeypatch.setattr(receipts, "wait_for_notices", lambda: False)
+    handle = proxy(ours(refused=refused), recently_enabled=True)
+    assert receipts.refusals(handle, ours()).touched == touched
 
 
 def test_counters_at_the_end_of_the_strike_are_not_read_again() -> None:
