@@ -55,7 +55,7 @@ class _RefuseStrike:
 
     def __init__(self, proxy: ProxyHandle) -> None:
         self._proxy = proxy
-        self._before = receipts.stable_counters(proxy)
+        self._before = receipts.reported_counters(proxy)
         self._after: ProxyCounters | None = None
         proxy.record_snapshot(self._before)
         self._next_snapshot = len(proxy.snapshots)

@@ -143,16 +143,22 @@ def _refusals_are_reported(proxy: ProxyHandle) -> bool:
     return wait_for_notices() if may_be_late else True
 
 
-def stable_counters(proxy: ProxyHandle, before: ProxyCounters | None = None) -> ProxyCounters:
+def reported_counters(proxy: ProxyHandle) -> ProxyCounters:
+    """Return the counters once the kernel has reported the connections that were refused so far."""
+    _refusals_are_reported(proxy)
+    return proxy.counters()
+
+
+def stable_counters(proxy: ProxyHandle, before: ProxyCounters) -> ProxyCounters:
     """Return the counters once the kernel has reported the refused connections, and two readings agree on them.
 
     Args:
         proxy: the proxy.
-        before: counters since which a connection may have closed. None to wait for no close.
+        before: counters since which a connection may have closed.
     """
     until = late_closes_until(proxy)
     _refusals_are_reported(proxy)
-    counters = proxy.counters() if before is None else counters_after_close(proxy, before)
+    counters = counters_after_close(proxy, before)
     while counters.refused is not None and proxy.now() < until:
         SYSTEM.sleep(POLL_INTERVAL)
         previous, counters = counters, proxy.counters()

@@ -38,14 +38,14 @@ class Proxy:
     """A proxy with given readings. The last one repeats."""
 
     def __init__(self, readings: Iterable[ProxyCounters], *, enabled_at: float = float("-inf")) -> None:
-        self._readings = list(readings)
+        self.readings = list(readings)
         self.disabled_by = 0
         self.enabled_at = enabled_at
         self.reads = 0
 
     def counters(self) -> ProxyCounters:
         self.reads += 1
-        return self._readings.pop(0) if len(self._readings) > 1 else self._readings[0]
+        return self.readings.pop(0) if len(self.readings) > 1 else self.readings[0]
 
     def now(self) -> float:
         return receipts.SYSTEM.now()
@@ -125,12 +125,12 @@ def test_accepted_connections_are_counted() -> None:
 
 def test_counters_are_read_until_two_readings_agree() -> None:
     handle = proxy(*[ours(refused=number) for number in (1, 2, 3, 3, 4)], recently_enabled=True)
-    assert receipts.stable_counters(handle).refused == Tally(3, 0, 11.0, 12.0)
+    assert receipts.stable_counters(handle, ours()).refused == Tally(3, 0, 11.0, 12.0)
 
 
 def test_counters_of_a_proxy_that_refuses_nothing_are_read_once() -> None:
     handle = Proxy([ours(refused=1), ours(refused=2)])
-    assert receipts.stable_counters(cast("ProxyHandle", handle)).refused == Tally(1, 0, 11.0, 12.0)
+    assert receipts.stable_counters(cast("ProxyHandle", handle), ours()).refused == Tally(1, 0, 11.0, 12.0)
     assert handle.reads == 1
 
 
@@ -143,21 +143,29 @@ def test_a_count_of_0_is_given_when_no_late_report_can_come() -> None:
     assert receipts.refusals(proxy(ours(), recently_enabled=True), ours()).touched == 0
 
 
-def test_a_refusal_that_the_kernel_reports_very_late_is_waited_for(
-    monkeypatch: pytest.MonkeyPatch, clock: FakeClock
-) -> None:
-    readings = [ours()]
+def late_proxy(monkeypatch: pytest.MonkeyPatch, *, waits: int) -> ProxyHandle:
+    """Return a proxy whose only refusal the kernel reports during the last of some waits for its notices, each of a second."""
+    waited: list[bool] = []
+    handle = Proxy([ours()], enabled_at=receipts.SYSTEM.now())
 
     def wait() -> bool:
-        if clock.now() > 1:
-            readings[0] = ours(refused=1)
-        clock.sleep(1)
+        receipts.SYSTEM.sleep(1)
+        waited.append(True)
+        if len(waited) == waits:
+            handle.readings = [ours(refused=1)]
         return True
 
     monkeypatch.setattr(receipts, "wait_for_notices", wait)
-    handle = Proxy(readings, enabled_at=clock.now())
-    handle.counters = lambda: readings[0]  # type: ignore[method-assign]
-    assert receipts.refusals(cast("ProxyHandle", handle), ours()).touched == 1
+    return cast("ProxyHandle", handle)
+
+
+def test_a_refusal_that_the_kernel_reports_very_late_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert receipts.refusals(late_proxy(monkeypatch, waits=2), ours()).touched == 1
+
+
+def test_a_strike_excludes_the_refusals_that_the_kernel_reports_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = receipts.reported_counters(late_proxy(monkeypatch, waits=1))
+    assert receipts.refused_between(before, ours(refused=1)).touched == 0
 
 
 @pytest.mark.parametrize(("refused", "touched"), [(0, None), (1, 1)])
