@@ -27,6 +27,10 @@ class NotReported(Exception):
     """The kernel does not report TCP sockets."""
 
 
+class NoticesDropped(NotReported):
+    """The kernel has dropped notices, because other programs destroyed many sockets."""
+
+
 class DestroyedSockets:
     """A subscription to the TCP sockets that are destroyed from now on.
 
@@ -52,13 +56,15 @@ class DestroyedSockets:
         """Yield the sockets whose notices have arrived since the last call.
 
         Raises:
-            OSError: the kernel has dropped notices.
+            NoticesDropped: some are lost.
         """
         while True:
             try:
                 data = self._notices.recv(1 << 16)
             except BlockingIOError:
                 return
+            except OSError as error:  # ENOBUFS
+                raise NoticesDropped from error
             yield from sock_diag.sockets(data)
 
     def all(self) -> list[TcpSocket]:
@@ -68,7 +74,7 @@ class DestroyedSockets:
 
         Raises:
             NotReported: a notice does not arrive within NOTICE_TIMEOUT.
-            OSError: the kernel has dropped notices.
+            NoticesDropped: some are lost.
         """
         found: list[TcpSocket] = []
         missing = _destroy_sockets()
@@ -88,12 +94,18 @@ def wait_for_notices() -> bool:
     Returns:
         False if that is not known: a notice does not arrive, or this system has none.
     """
-    try:
-        with contextlib.closing(DestroyedSockets()) as destroyed:
-            destroyed.all()
-    except (AttributeError, OSError, NotReported):
-        return False
-    return True
+    give_up = SYSTEM.now() + NOTICE_TIMEOUT
+    while True:
+        try:
+            with contextlib.closing(DestroyedSockets()) as destroyed:
+                destroyed.all()
+        except NoticesDropped:
+            if SYSTEM.now() > give_up:
+                return False
+        except (AttributeError, OSError, NotReported):
+            return False
+        else:
+            return True
 
 
 def _enlarge_buffer(notices: socket.socket) -> None:

@@ -22,7 +22,7 @@ from struct import Struct
 from sys import byteorder
 from typing import Protocol
 
-from ..wire.sock_diag import DESTROY_GROUPS, EVENT_BUFFER, HEADER, NETLINK_SOCK_DIAG, SO_RCVBUFFORCE
+from ..wire.sock_diag import DESTROY_GROUPS, HEADER, NETLINK_SOCK_DIAG
 from .event_counter import EventCounter
 from .event_loop import IN, EventLoop, Timer
 from .listener import Listener
@@ -40,6 +40,7 @@ _FILTER = Struct("@HP")  # struct sock_fprog: number of instructions, their addr
 _INSTRUCTION = Struct("=HBBI")  # struct sock_filter: code, jumps if true and if false, operand
 _LOAD_HALF, _JUMP_IF_EQUAL, _RETURN = 0x28, 0x15, 0x06  # linux/bpf_common.h
 _PASS, _DROP = 0xFFFFFFFF, 0
+_BUFFER = 208 << 10  # bytes, of which the kernel makes twice as many; that is room for 330 notices
 GRACE_PERIOD = 2.5
 """Seconds for which refused connections are still counted after a proxy was enabled again. A reader waits less for the notices."""
 
@@ -112,7 +113,7 @@ class RefusedConnectionMonitor:
             self.available = False
             return
         try:
-            _enlarge_buffer(sock)
+            sock.setsockopt(so.SOL_SOCKET, so.SO_RCVBUF, _BUFFER)
             sock.bind((0, DESTROY_GROUPS))
         except OSError:
             sock.close()
@@ -204,14 +205,6 @@ def _instruction(code: int, value: int, *, if_not: int = 0) -> int:
         if_not: instructions that a comparison skips where it is false.
     """
     return int.from_bytes(_INSTRUCTION.pack(code, 0, if_not, value), byteorder)
-
-
-def _enlarge_buffer(sock: so.socket) -> None:
-    """Enlarge the receive buffer of a socket, beyond the limit of the system where this user may."""
-    try:
-        sock.setsockopt(so.SOL_SOCKET, SO_RCVBUFFORCE, EVENT_BUFFER)
-    except PermissionError:
-        sock.setsockopt(so.SOL_SOCKET, so.SO_RCVBUF, EVENT_BUFFER)
 
 
 def _was_connected(attributes: bytes) -> bool:
