@@ -205,8 +205,9 @@ def test_notices_that_the_kernel_drops_are_unattributed(server: Server, proxy: P
         for _ in range(1000):
             attempt(proxy)
         until(wait_for_notices)
-    until(lambda: proxy.counters()["refused"]["unattributed"])
-    assert 0 < proxy.counters()["refused"]["count"] < 1000
+    refused = proxy.counters()["refused"]
+    assert 0 < refused["count"] < 1000
+    assert refused["unattributed"] > 0
 
 
 def test_connections_are_listed(proxy: ProxyHandle) -> None:
