@@ -359,9 +359,10 @@ class Proxy:
     def counters_json(self) -> dict[str, Any]:
         """Return the body of GET /proxies/{p}/counters. Times are of the machine's monotonic clock."""
         now = self.runtime.loop.now()
-        refused = self.refused.to_json()
         monitor = self.runtime.refused_connections
-        if monitor is None or not monitor.read():
+        is_reported = monitor is not None and monitor.read()
+        refused = self.refused.to_json()
+        if not is_reported:
             refused["count"] = None
         refused["unattributed"] = self.unattributed
         return {

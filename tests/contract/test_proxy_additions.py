@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import http.client
+import json
 import signal
 import socket
 import struct
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -145,7 +147,7 @@ def test_each_of_two_proxies_with_one_port_counts_its_own_attempts(
     until(lambda: [proxy.counters()["refused"]["count"] for proxy in (first, second)] == [2, 1])
 
 
-@contextmanager
+@contextlib.contextmanager
 def client_at(port: int) -> Iterator[socket.socket]:
     """A client with a port of its own, which is free at once when the connection has ended."""
     with socket.socket() as client:
@@ -169,7 +171,7 @@ def test_a_refused_attempt_with_the_port_of_an_earlier_client_counts(proxy: Prox
     until(lambda: proxy.counters()["refused"]["count"] == 1)
 
 
-@contextmanager
+@contextlib.contextmanager
 def stopped(server: Server) -> Iterator[None]:
     """The proxy reads no notice until the end of the block."""
     server.process.send_signal(signal.SIGSTOP)
@@ -183,6 +185,19 @@ def attempt(proxy: ProxyHandle) -> None:
     with socket.socket() as client, pytest.raises(ConnectionRefusedError):
         client.settimeout(PATIENCE)  # the notice of a client without a timeout has no port
         client.connect(("127.0.0.1", proxy.port))
+
+
+def test_counters_include_a_notice_that_arrived_after_their_request(server: Server, proxy: ProxyHandle) -> None:
+    proxy.call("POST", "", {"enabled": False})
+    if proxy.counters()["refused"]["count"] is None:
+        pytest.skip("this kernel does not tell about refused connections")
+    with contextlib.closing(http.client.HTTPConnection(server.address, timeout=PATIENCE)) as reader:
+        reader.connect()
+        with stopped(server):
+            reader.request("GET", f"/proxies/{proxy.name}/counters")
+            attempt(proxy)
+            until(wait_for_notices)
+        assert json.load(reader.getresponse())["refused"]["count"] == 1
 
 
 def test_sockets_of_other_programs_leave_room_for_the_notice_of_an_attempt(server: Server, proxy: ProxyHandle) -> None:
