@@ -268,7 +268,10 @@ def assert_as_many_more_accepted(resilience: Resilience, instance: Instance) -> 
                 if not response:
                     break
                 accepted.append(client)
-            is_over = bool(select.select(accepted, [], [], 0)[0])
+            closed = select.poll()
+            for client in accepted:
+                closed.register(client, select.POLLIN)
+            is_over = bool(closed.poll(0))
         wait_until_ready(instance.client)
         if not is_over:
             break

@@ -461,9 +461,11 @@ class SupervisorClient:
         """
         assert self._channel is not None, "request() has checked this"
         until = SYSTEM.now() + within
+        readable = select.poll()
+        readable.register(self._channel, select.POLLIN)
         while True:
             left = until - SYSTEM.now()
-            if not select.select([self._channel], [], [], max(0.0, min(left, STOPPED_CHECK_INTERVAL)))[0]:
+            if not readable.poll(max(0.0, min(left, STOPPED_CHECK_INTERVAL)) * 1000):
                 stopped = self._stopped
                 if stopped or left <= 0:
                     self._overdue = number

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+
 import pytest
 
 
@@ -121,6 +123,36 @@ def test_refused_connections_are_counted(project: pytest.Pytester) -> None:
         """
     )
     project.runpytest_subprocess().assert_outcomes(passed=1)
+
+
+def test_a_process_with_many_descriptors_can_strike(project: pytest.Pytester) -> None:
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    if hard != resource.RLIM_INFINITY and hard < 2000:
+        pytest.skip(f"this user may have {hard} descriptors only")
+    project.makeconftest(
+        """
+        import resource, socket
+
+        resource.setrlimit(resource.RLIMIT_NOFILE, (2000, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+        held = [socket.socket()]
+        while held[-1].fileno() < 1100:
+            held.append(socket.socket())
+        """
+    )
+    project.makepyfile(
+        """
+        import redis, pytest
+
+        @pytest.mark.parametrize("fault", ["refuse", "reset", "pause", "kill"])
+        def test_redis(resilience, fault):
+            with redis.Redis.from_url(resilience.redis.url, socket_timeout=0.3) as client:
+                assert client.ping()
+                with getattr(resilience.redis, fault)() as strike, pytest.raises(redis.RedisError):
+                    client.ping()
+            assert strike.receipt.touched
+        """
+    )
+    project.runpytest_subprocess().assert_outcomes(passed=4)
 
 
 def test_starvation_by_lock_and_by_connections(project: pytest.Pytester) -> None:

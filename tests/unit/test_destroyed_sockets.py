@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import socket
 import sys
 from collections.abc import Callable
@@ -73,6 +74,18 @@ def test_notices_that_are_dropped_are_an_error(monkeypatch: pytest.MonkeyPatch) 
         until(wait_for_notices, within=20)
         with pytest.raises(NoticesDropped):
             list(destroyed.reported())
+
+
+def test_a_process_with_many_descriptors_can_wait() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < 2000:
+        pytest.skip(f"this user may have {hard} descriptors only")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 2000), hard))
+    with contextlib.ExitStack() as stack:
+        stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        while stack.enter_context(socket.socket()).fileno() < 1100:
+            pass
+        assert wait_for_notices()
 
 
 @pytest.mark.parametrize(("times", "complete"), [(2, True), (10**9, False)])
