@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import time
+import types
 
 import pytest
 
+from pytest_resilience import clock as clock_module
 from pytest_resilience.clock import SYSTEM, wait_until, wait_until_async
 from tests.support.clocks import FakeClock
 
@@ -77,3 +80,15 @@ def test_the_system_clock_never_goes_back() -> None:
     begin = SYSTEM.now()
     SYSTEM.sleep(0.001)
     assert SYSTEM.now() >= begin + 0.001
+
+
+def test_a_wait_ends_although_a_test_has_stopped_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """freezegun replaces the functions of the module `time` in each module that has them."""
+    replaced = {time.monotonic: lambda: 1.0, time.sleep: lambda _: None}
+    for module in (time, clock_module):
+        for name, value in list(vars(module).items()):
+            if isinstance(value, types.BuiltinFunctionType) and value in replaced:
+                monkeypatch.setattr(module, name, replaced[value])
+    calls: list[None] = []
+    assert not wait_until(lambda: len(calls) >= 100_000 or calls.append(None), within=0.05, every=0.02)
+    assert len(calls) < 10, "the sleep is real, too"
