@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from typing import Any, Protocol
 
 from ..backends.backend import Server
@@ -24,6 +26,8 @@ REFUSALS = (
     "remaining connection slots are reserved",
 )  # log messages with SQLSTATE 53300
 
+# Log messages of a statement that waited for a lock for less than POLL_INTERVAL, or not at all, and perhaps of others.
+GAVE_UP = re.compile("could not obtain lock on|canceling statement due to|terminating connection due to")
 
 ALL_TABLES = """
 select c.oid::regclass::text from pg_class c join pg_namespace n on n.oid = c.relnamespace
@@ -60,8 +64,10 @@ class TableLock:
         self._monitor_task: Future[None] | None = None
         self._wanted = asyncio.Event()  # a receipt waits for the next query
         self._looked = asyncio.Event()  # set when the query has ended that begins next
+        self._begun_looks = self._ended_looks = 0  # numbers of the last query that has begun, and that has ended
         self._waiters: set[tuple[int, object]] = set()  # process id, and the start of its statement
         self._acquired_at = 0.0
+        self._log_begin = 0
         self._first: float | None = None
         self._last: float | None = None
 
@@ -78,6 +84,8 @@ class TableLock:
             if error.code != LOCK_NOT_AVAILABLE:
                 raise
             raise TablesLocked(f"another session held {', '.join(self._tables)} for longer than 5 s") from None
+        if self._admin.server.log_readable:
+            self._log_begin = self._admin.server.log_size()
         self._acquired_at = SYSTEM.now()
 
     @property
@@ -112,7 +120,9 @@ class TableLock:
 
     async def _look(self) -> None:
         looked, self._looked = self._looked, asyncio.Event()
+        self._begun_looks += 1
         await self._record_waiters()
+        self._ended_looks = self._begun_looks
         looked.set()
 
     # No asyncio.timeout: where a test has restored sys.modules, there are two copies of asyncio, and its end may be a CancelledError.
@@ -124,12 +134,14 @@ class TableLock:
         timer.cancel()
         self._wanted.clear()
 
-    async def _wait_for_look(self) -> None:
-        looked = self._looked
+    async def _wait_for_look(self) -> bool:
+        """Wait for a query that begins from now on. Return False if it has not ended within LOOK_TIMEOUT."""
+        looked, before = self._looked, self._begun_looks
         self._wanted.set()
         timer = asyncio.get_running_loop().call_later(LOOK_TIMEOUT, looked.set)
         await looked.wait()
         timer.cancel()
+        return self._ended_looks > before
 
     async def _record_waiters(self) -> None:
         assert self._session is not None, "the monitor ends before the session that holds the lock"
@@ -149,8 +161,20 @@ class TableLock:
 
     def receipt(self) -> Receipt:
         """Return the number of sessions that have waited for the tables so far."""
-        self.look()
-        return Receipt(len({pid for pid, _ in self._waiters}), "connections", self._first, self._last)
+        count = self._count("connections")
+        return replace(count, touched=len({pid for pid, _ in self._waiters})) if self._waiters else count
+
+    def _count(self, unit: str) -> Receipt:
+        """Return the number of statements that have waited so far. It is unknown if they may have waited unseen."""
+        is_complete = self.look()
+        if not self._waiters and not (is_complete and self._none_gave_up()):
+            return Receipt(None, unit)
+        return Receipt(len(self._waiters), unit, self._first, self._last)
+
+    def _none_gave_up(self) -> bool:
+        """True if the server's log shows that no statement has stopped waiting before a query could see it."""
+        server = self._admin.server
+        return server.log_readable and GAVE_UP.search(server.log_text(self._log_begin)) is None
 
     def release(self) -> None:
         """Release the lock."""
@@ -162,10 +186,15 @@ class TableLock:
         if sessions:
             self._admin.run(lambda: close_all_quietly(sessions))
 
-    def look(self) -> None:
-        """Record the sessions that wait now. Some may have begun to wait since the last query of the monitor."""
-        if self._monitor_task is not None and not self._monitor_task.done():
-            self._admin.run(self._wait_for_look)
+    def look(self) -> bool:
+        """Record the sessions that wait now. Some may have begun to wait since the last query of the monitor.
+
+        Returns:
+            False if that is not known, because the server has ended the session of the monitor, or does not answer in time.
+        """
+        if self._monitor_task is None or self._monitor_task.done():
+            return False
+        return bool(self._admin.run(self._wait_for_look))
 
     def _take_sessions(self) -> list[Session]:
         """Return all sessions of the lock, which has none then."""
@@ -230,8 +259,7 @@ class RotatingLock(TableLock):
 
     def receipt(self) -> Receipt:
         """Return the number of statements that have waited so far."""
-        self.look()
-        return Receipt(len(self._waiters), "commands", self._first, self._last)
+        return self._count("commands")
 
     def _take_sessions(self) -> list[Session]:
         session, self._next_session = self._next_session, None

@@ -178,6 +178,80 @@ def test_a_lock_counts_the_sessions_that_end_while_they_wait_for_it(project: pyt
     project.runpytest_subprocess("--resilience-strict").assert_outcomes(passed=2)
 
 
+def test_a_lock_claims_no_zero_where_a_statement_may_have_waited_unseen(project: pytest.Pytester) -> None:
+    """The monitor of the lock rests, as it does between two queries."""
+    project.makepyfile(
+        """
+        import asyncio, asyncpg, os, pytest, signal
+        from pytest_resilience import eventually
+        from pytest_resilience.admin import postgres_holds
+
+        ENDED = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
+        WAITS = "select exists (select from pg_locks where not granted)"
+
+        @pytest.fixture(autouse=True)
+        def resting(monkeypatch):
+            monkeypatch.setattr(postgres_holds, "POLL_INTERVAL", 3600.0)
+
+        async def connect(resilience):
+            client = await asyncpg.connect(resilience.postgres.direct_url)
+            await client.execute("create table if not exists t (x int)")
+            return client
+
+        @pytest.mark.parametrize("fault", [("hold_locks", "t"), ("slow_queries", 3600.0, "t")])
+        def test_it_does_not_wait(resilience, fault):
+            async def body():
+                client = await connect(resilience)
+                with getattr(resilience.postgres, fault[0])(*fault[1:]) as lock:
+                    assert lock.receipt.touched == 0
+                    with pytest.raises(asyncpg.LockNotAvailableError):
+                        async with client.transaction():
+                            await client.execute("lock table t nowait")
+                assert lock.receipt.touched is None
+                await client.close()
+            asyncio.run(body())
+
+        def test_it_ends_with_the_server(resilience):
+            async def body():
+                waiting, watching = [await connect(resilience) for _ in range(2)]
+                with resilience.postgres.hold_locks("t") as lock:
+                    assert lock.receipt.touched == 0
+                    statement = asyncio.ensure_future(waiting.fetchval("select count(*) from t"))
+                    while not await watching.fetchval(WAITS):
+                        pass
+                    with resilience.postgres.kill():
+                        pass
+                    assert lock.receipt.touched is None
+                with pytest.raises(ENDED):
+                    await asyncio.wait_for(statement, 5.0)
+                waiting.terminate()
+                watching.terminate()
+            asyncio.run(body())
+
+        def test_the_server_does_not_answer_in_time(resilience):
+            async def body():
+                waiting, watching = [await connect(resilience) for _ in range(2)]
+                with resilience.postgres.hold_locks("t") as lock:
+                    assert lock.receipt.touched == 0
+                    monitor = await watching.fetchval("select pid from pg_locks where mode = 'AccessExclusiveLock' and granted")
+                    os.kill(monitor, signal.SIGSTOP)
+                    statement = asyncio.ensure_future(waiting.fetchval("select count(*) from t"))
+                    while not await watching.fetchval(WAITS):
+                        pass
+                    try:
+                        assert lock.receipt.touched is None
+                    finally:
+                        os.kill(monitor, signal.SIGCONT)
+                assert lock.receipt.touched == 1
+                assert await asyncio.wait_for(statement, 5.0) == 0
+                await waiting.close()
+                await watching.close()
+            asyncio.run(body())
+        """
+    )
+    project.runpytest_subprocess("--resilience-strict").assert_outcomes(passed=4)
+
+
 def test_redis_loads_is_busy_has_no_primary_and_heals(project: pytest.Pytester) -> None:
     project.makepyfile(
         """
