@@ -12,7 +12,7 @@ from typing import ClassVar, Protocol
 from ..clients.redis import RedisClient
 from ..clock import wait_until
 from ..errors import CannotInject, SetupError
-from ..wire.redis import ErrorReply, parse_info_field
+from ..wire.redis import ErrorReply, parse_info, parse_info_field
 from .fault import Fault, FaultTarget, Need, Receipt, Strike, Undo, at_least
 from .setting_layers import PRIMARY, SettingLayers
 
@@ -22,6 +22,7 @@ BEGIN_TIMEOUT = 5.0  # seconds
 END_TIMEOUT = 10.0  # seconds
 DISCONNECTIONS = "client_output_buffer_limit_disconnections"  # Redis 7.2 and later
 RESTARTED = "the server has started again since, and counts from 0"
+RESET_COUNTS = "CONFIG RESETSTAT has set the server's counts back since"
 
 
 class RedisControl(Protocol):
@@ -81,11 +82,15 @@ class RedisFault(Fault):
     def strike(self, target: HasRedis) -> Strike:
         run_id, before = _run_id(target), self.count(target.admin.client)
         undo = self.inject(target)
+        changes = _count_changes(target)
 
         def read_receipt() -> Receipt:
             if _run_id(target) != run_id:
                 return Receipt(None, self.unit, note=RESTARTED)
-            return Receipt(self.count(target.admin.client) - before, self.unit)
+            number = self.count(target.admin.client) - before
+            if number < 0 or _count_changes(target) < changes:
+                return Receipt(None, self.unit, note=RESET_COUNTS)
+            return Receipt(number, self.unit)
 
         return target.register(
             Strike(
@@ -139,7 +144,8 @@ class Readonly(RedisFault):
         return target.admin.layers.add(target.admin.client, settings)
 
     def count(self, client: RedisClient) -> int:
-        return _count_errors(client, "READONLY") + _count_errors(client, "MASTERDOWN")
+        # UNBLOCKED is the reply to a command that has waited for data, such as BLPOP, when the server turns into a replica.
+        return sum(_count_errors(client, code) for code in ("READONLY", "MASTERDOWN", "UNBLOCKED"))
 
 
 @dataclass(frozen=True)
@@ -336,8 +342,12 @@ class Flush(Fault):
 
     def strike(self, target: HasRedis) -> Strike:
         client = target.admin.client
-        keys = sum(int(parse_info_field(database)["keys"]) for database in client.info("keyspace").values())
-        client.call("FLUSHALL")
+        # The server executes both before the commands of other clients, so no key escapes the count.
+        keyspace, deleted = client.call_all([("INFO", "keyspace"), ("FLUSHALL",)])
+        for reply in (keyspace, deleted):
+            if isinstance(reply, ErrorReply):
+                raise reply
+        keys = sum(int(parse_info_field(database)["keys"]) for database in parse_info(str(keyspace)).values())
         receipt = Receipt(keys, "keys", 0.0 if keys else None, 0.0 if keys else None)
         return target.register(Strike(self.label(target), self, heal=lambda: None, read_receipt=lambda: receipt))
 
@@ -431,6 +441,13 @@ def _unless_killed(target: HasRedis, undo: Callable[[], None]) -> Callable[[], N
             undo()
 
     return heal
+
+
+def _count_changes(target: HasRedis) -> int:
+    """Return how often settings were changed (CONFIG SET) since the server's start, or since CONFIG RESETSTAT."""
+    found = target.admin.client.info("commandstats")
+    changes = found.get("cmdstat_config|set") or found.get("cmdstat_config", "calls=0")  # the second before Redis 7
+    return int(parse_info_field(changes)["calls"])
 
 
 def _count_errors(client: RedisClient, code: str) -> int:

@@ -252,6 +252,74 @@ def test_a_lock_claims_no_zero_where_a_statement_may_have_waited_unseen(project:
     project.runpytest_subprocess("--resilience-strict").assert_outcomes(passed=4)
 
 
+def test_the_receipts_of_redis_count_all_that_was_affected(project: pytest.Pytester) -> None:
+    project.makepyfile(
+        """
+        import redis, pytest, threading
+
+        def connect(resilience):
+            return redis.Redis.from_url(resilience.redis.url, retry=None, socket_timeout=5)
+
+        def test_a_client_that_waits_for_data_when_the_server_turns_into_a_replica(resilience):
+            with connect(resilience) as waiting, connect(resilience) as watching:
+                failures = []
+
+                def wait():
+                    try:
+                        waiting.blpop("jobs", timeout=0)
+                    except redis.exceptions.ResponseError as error:
+                        failures.append(str(error))
+
+                thread = threading.Thread(target=wait)
+                thread.start()
+                while watching.info("clients")["blocked_clients"] != 1:
+                    pass
+                with resilience.redis.readonly() as strike:
+                    thread.join()
+                assert "UNBLOCKED" in failures[0]
+                assert strike.receipt.touched == 1
+
+        @pytest.mark.parametrize("earlier", [0, 1])
+        def test_counts_that_a_client_resets_are_unknown(resilience, earlier):
+            with connect(resilience) as client:
+                for _ in range(earlier):
+                    with resilience.redis.oom(), pytest.raises(redis.exceptions.OutOfMemoryError):
+                        client.set("key", "value")
+                with resilience.redis.oom() as strike:
+                    with pytest.raises(redis.exceptions.OutOfMemoryError):
+                        client.set("key", "value")
+                    client.config_resetstat()
+                    for _ in range(100):
+                        client.ping()
+                assert strike.receipt.touched is None
+                assert "RESETSTAT" in strike.receipt.note
+
+        def test_keys_that_are_written_during_a_flush(resilience):
+            with connect(resilience) as client, connect(resilience) as watching:
+                for _ in range(20):
+                    over = threading.Event()
+                    written = 0
+
+                    def write():
+                        nonlocal written
+                        while not over.is_set():
+                            client.set(f"key {written}", "value")
+                            written += 1
+
+                    thread = threading.Thread(target=write)
+                    thread.start()
+                    while not watching.dbsize():
+                        pass
+                    flushed = resilience.redis.flush().receipt.touched
+                    over.set()
+                    thread.join()
+                    assert flushed == written - watching.dbsize()
+                    watching.flushall()
+        """
+    )
+    project.runpytest_subprocess("--resilience-strict").assert_outcomes(passed=4)
+
+
 def test_redis_loads_is_busy_has_no_primary_and_heals(project: pytest.Pytester) -> None:
     project.makepyfile(
         """
