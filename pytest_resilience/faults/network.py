@@ -63,7 +63,7 @@ class _RefuseStrike:
 
     def heal(self) -> None:
         """Enable the proxy, unless another strike has disabled it too."""
-        if self._proxy.disabled_by > 1:  # from now on, refusals belong to the other strike
+        if self._proxy.disabled_by > 1 or self._proxy.flaps:  # from now on, refusals belong to the other strike
             self._after = receipts.stable_counters(self._proxy, self._before)
         self._proxy.enable()
 
@@ -407,9 +407,12 @@ class _Flapper:
     def __init__(self, proxy: ProxyHandle, fault: Flap) -> None:
         self._proxy = proxy
         self._fault = fault
-        self._before = proxy.counters()
+        self._before = receipts.stable_counters(proxy)
+        proxy.record_snapshot(self._before)
         self._over = threading.Event()
         self._is_down = True
+        self._is_stopped = False
+        proxy.flaps += 1
         proxy.disable()  # in the calling thread, so that the proxy refuses when the call returns
         self._thread = threading.Thread(target=self._run, name="resilience-flap", daemon=True)
         self._thread.start()
@@ -424,6 +427,9 @@ class _Flapper:
         self._thread.join()
         if self._is_down:
             self._enable()
+        if not self._is_stopped:
+            self._is_stopped = True
+            self._proxy.flaps -= 1
 
     def _run(self) -> None:
         with contextlib.suppress(Exception):  # stop() raises the error again if the proxy is still disabled

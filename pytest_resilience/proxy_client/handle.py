@@ -26,6 +26,7 @@ class ProxyHandle:
 
     Attributes:
         snapshots: the counters before each strike that disabled it, so that the receipt of one strike excludes the refusals of the next.
+        flaps: the number of strikes that disable and enable it in turn now.
     """
 
     def __init__(self, toxiproxy: ToxiproxyClient, name: str, listen: str) -> None:
@@ -39,6 +40,7 @@ class ProxyHandle:
         self._names = itertools.count(1)
         self._switching = threading.RLock()  # the thread of a flap switches the proxy too
         self.snapshots: list[ProxyCounters] = []
+        self.flaps = 0
 
     def set_protocol(self, protocol: str) -> bool:
         """Have the proxy read a protocol on new connections (an addition of our proxy).

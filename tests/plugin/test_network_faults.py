@@ -222,3 +222,40 @@ def test_a_refusal_is_counted_although_the_kernel_reports_it_late(project: pytes
     if result.parseoutcomes().get("skipped"):
         pytest.skip(result.stdout.str().rpartition("SKIPPED")[2].partition("\n")[0])
     result.assert_outcomes(passed=1)
+
+
+def test_a_refusal_counts_for_the_strike_that_lasts(project: pytest.Pytester) -> None:
+    project.makepyfile(
+        """
+        import socket, pytest
+        from pytest_resilience import eventually
+
+        def is_refused(resilience):
+            try:
+                socket.create_connection((resilience.redis.host, resilience.redis.port), timeout=5).close()
+            except ConnectionRefusedError:
+                return True
+            return False
+
+        def test_refuse_before_flap(resilience):
+            with resilience.redis.refuse() as refuse:
+                assert is_refused(resilience)
+            with resilience.redis.flap(down=3600, up=3600) as flap:
+                assert is_refused(resilience)
+                assert is_refused(resilience)
+            assert (refuse.receipt.touched, flap.receipt.touched) == (1, 2)
+
+        def test_refuse_in_a_pause_of_flap(resilience):
+            with resilience.redis.flap(down=1, up=1, unit="connections"):
+                assert is_refused(resilience)
+                eventually(lambda: not is_refused(resilience), within=5)
+                eventually(lambda: is_refused(resilience), within=5)
+                with resilience.redis.refuse() as refuse:
+                    assert is_refused(resilience)
+                eventually(lambda: not is_refused(resilience), within=5)
+                for _ in range(3):
+                    eventually(lambda: is_refused(resilience), within=5)
+            assert refuse.receipt.touched == 1
+        """
+    )
+    project.runpytest_subprocess("--resilience-strict").assert_outcomes(passed=2)
