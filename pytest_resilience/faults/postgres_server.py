@@ -227,6 +227,7 @@ class TerminateBackends(PostgresFault):
     heals: ClassVar[bool] = False
 
     def strike(self, target: HasPostgres) -> Strike:
+        target.settle_connections()
         return strike_at_once(self, target, target.admin.terminate_backends())
 
 
@@ -244,6 +245,7 @@ class Crash(PostgresFault):
         return ("process", "answers", "session")
 
     def strike(self, target: HasPostgres) -> Strike:
+        target.settle_connections()
         number = target.admin.count_sessions()
         target.admin.crash_backend()
         return strike_at_once(self, target, number)

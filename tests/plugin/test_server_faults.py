@@ -178,6 +178,27 @@ def test_a_lock_counts_the_sessions_that_end_while_they_wait_for_it(project: pyt
     project.runpytest_subprocess("--resilience-strict").assert_outcomes(passed=2)
 
 
+def test_sessions_that_clients_have_closed_do_not_count(project: pytest.Pytester) -> None:
+    project.makepyfile(
+        """
+        import asyncio, asyncpg, pytest
+
+        @pytest.mark.parametrize("fault, times", [("terminate_backends", 10), ("crash", 3)])
+        def test_it(resilience, fault, times):
+            async def body():
+                found = []
+                for _ in range(times):
+                    client = await asyncpg.connect(resilience.postgres.direct_url)
+                    client.terminate()
+                    await asyncio.sleep(0)  # the socket closes in the next turn
+                    found.append(getattr(resilience.postgres, fault)().receipt.touched)
+                assert found == [0] * times
+            asyncio.run(body())
+        """
+    )
+    assert project.runpytest_subprocess().parseoutcomes() == {"vacuous": 2}
+
+
 def test_a_lock_claims_no_zero_where_a_statement_may_have_waited_unseen(project: pytest.Pytester) -> None:
     """The monitor of the lock rests, as it does between two queries."""
     project.makepyfile(
