@@ -407,7 +407,7 @@ class _Flapper:
     def __init__(self, proxy: ProxyHandle, fault: Flap) -> None:
         self._proxy = proxy
         self._fault = fault
-        self._before = receipts.stable_counters(proxy)
+        self._before = receipts.reported_counters(proxy)
         proxy.record_snapshot(self._before)
         self._over = threading.Event()
         self._is_down = True
