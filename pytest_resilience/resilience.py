@@ -308,8 +308,9 @@ class Resilience:
     ) -> Steady:
         """Ask a question before, during and after each fault, and expect a true answer each time.
 
-        It is asked now, after each strike while the fault lasts, and after the heal. In a sync test, the experiment ends with its
-        `with` block or with the test. In an async test, use `async with`.
+        It is asked now, after each strike while the fault lasts, and after the heal. It is also asked after a silence before which
+        no fault has struck. In a sync test, the experiment ends with its `with` block or with the test. In an async test, use
+        `async with`.
 
         Args:
             question: a callable without arguments, sync or (in an async test) async.
@@ -381,8 +382,8 @@ class Resilience:
         __tracebackhide__ = True
         from .in_process.silence import Silence
 
-        proxies = {name: target.proxy_handle for name, target in self._stack.targets.items()}
-        return Silence(proxies, seconds, lambda strike: self._registry.add("silence", strike))
+        proxies = {name: target.proxy_handle for name, target in self._stack.proxied_targets.items()}
+        return Silence(proxies, seconds, lambda strike: self._registry.add("silence", strike), self._registry.tell)
 
     def _workers(self, *, may_be_replaced: bool) -> Workers:
         from .in_process.workers import Workers

@@ -411,8 +411,7 @@ class _Campaign:
         if (error := following.exception()) is not None:
             raise _Damage(f"the next operation raised {error!r}") from error
         if not _is_right(following.result(), self._expected):
-            right = "" if callable(self._expected) else f" instead of {self._expected!r}"
-            raise _Damage(f"the next operation returned {following.result()!r}{right}")
+            raise _Damage(f"the next operation returned {self._wrong(following.result())}")
 
     async def _lost_connections(self, *, tries: int = 2) -> str:
         """Run as many operations at once as the client has connections. Return what is wrong, or "".
@@ -445,7 +444,11 @@ class _Campaign:
         if pending:
             return f"{len(pending)} of {counted(self._size, 'operations')} at once have not ended in {self._within:g} s"
         wrong = [each for each in answers if not _is_right(each, self._expected)]
-        return f"one of {self._size} operations at once returned {wrong[0]!r}" if wrong else ""
+        return f"one of {self._size} operations at once returned {self._wrong(wrong[0])}" if wrong else ""
+
+    def _wrong(self, answer: object) -> str:
+        """Describe a wrong answer."""
+        return repr(answer) if callable(self._expected) else f"{answer!r} instead of {self._expected!r}"
 
     async def _not_whole(self) -> str:
         """Ask whether the client is whole. Return what is wrong, or ""."""

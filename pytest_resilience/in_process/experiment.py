@@ -12,6 +12,7 @@ from typing import Any, Protocol, Self, TypeVar
 from ..clock import SYSTEM
 from ..errors import SetupError
 from ..faults.fault import Strike
+from .silence import Quiet
 from .workers import Workers
 
 WORKERS_INTERVAL = 0.02  # seconds between two looks at the processes
@@ -50,6 +51,7 @@ class Experiment(ABC):
         self._in_loop = self._loop is not None
         self._ended = False
         self._tasks: list[asyncio.Future[None]] = []
+        self._begun_after = 0  # strikes
         if not self._in_loop:
             self._finish(self._start())
 
@@ -67,6 +69,7 @@ class Experiment(ABC):
 
     async def _start(self) -> None:
         self._workers.begin(in_loop=self._in_loop)
+        self._begun_after = len(self._strikes.strikes)
         try:
             await self._begin()
             self._workers.add_new(in_loop=self._in_loop)
@@ -93,6 +96,10 @@ class Experiment(ABC):
             await self._pause(WORKERS_INTERVAL)
             lost = self._workers.lost()
         return bool(lost or self._workers.failed())
+
+    def _nothing_was_broken(self) -> bool:
+        """True if there was nothing but silence since the begin."""
+        return all(isinstance(strike.fault, Quiet) for strike in self._strikes.strikes[self._begun_after :])
 
     def _labels(self) -> list[str]:
         """Return the labels of what has struck so far."""

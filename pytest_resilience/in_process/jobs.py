@@ -15,6 +15,7 @@ from ..faults.fault import Strike
 from ..truth import is_true
 from ..wording import counted, described
 from .experiment import Experiment, Strikes
+from .silence import Quiet
 from .workers import Workers
 
 POLL_INTERVAL = 0.005  # seconds between two questions whether a job has run
@@ -70,6 +71,8 @@ class Jobs(Experiment):
             self.before.append(seconds)
 
     async def _struck(self, strike: Strike) -> None:
+        if isinstance(strike.fault, Quiet):  # which is over
+            return
         try:
             job = await self._new_job()
         except SetupError:

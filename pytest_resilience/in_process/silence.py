@@ -50,11 +50,18 @@ class Silence:
         strike: the strike, whose receipt counts the connections on which no byte passed.
     """
 
-    def __init__(self, proxies: Mapping[str, ProxyHandle], seconds: float, register: Callable[[Strike], None]) -> None:
+    def __init__(
+        self,
+        proxies: Mapping[str, ProxyHandle],
+        seconds: float,
+        register: Callable[[Strike], None],
+        tell: Callable[[Strike], None],
+    ) -> None:
         if not 0 < seconds < float("inf"):
             raise SetupError(f"silence(): seconds must be above 0, got {seconds!r}")
         self._proxies = proxies
         self._seconds = seconds
+        self._tell = tell
         self._counted: _Counted | None = None
         self._before = self._read()
         self.strike = Strike(f"silence({seconds:g})", Quiet(seconds), heal=lambda: None, read_receipt=self._receipt)
@@ -90,6 +97,7 @@ class Silence:
         silent = sum(not size for key, size in grown.items() if key in self._before)
         self._counted = _Counted(silent, len(grown) - silent + len(closed), sum(grown.values()))
         self.strike.heal()
+        self._tell(self.strike)  # at the end, because an experiment that asks makes traffic
 
     def _receipt(self) -> Receipt:
         if self._counted is None:

@@ -15,6 +15,7 @@ from ..truth import is_true
 from ..unused import must_be_awaited
 from ..wording import described
 from .experiment import Experiment, Strikes
+from .silence import Quiet
 from .workers import Workers
 
 POLL_INTERVAL = 0.02  # seconds between two questions after the heal
@@ -97,6 +98,10 @@ class Steady(Experiment):
             raise self._failure(f"the answer was not true before the experiment, {by_then}", asked)
 
     async def _struck(self, strike: Strike) -> None:
+        if isinstance(strike.fault, Quiet):
+            if self._nothing_was_broken():
+                await self._ask(f"after {strike.label}")
+            return
         active = [each.label for each in self._strikes.active()]
         if active:
             await self._ask(f"during {', '.join(active)}")

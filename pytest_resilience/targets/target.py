@@ -56,6 +56,11 @@ class StrikeRegistry:
         self._active[:] = [(each, other) for each, other in self._active if not other.healed]
         self._active.append((system, strike))
 
+    def tell(self, strike: Strike) -> None:
+        """Call the listeners with a new strike."""
+        for listener in [*self.listeners]:
+            listener(strike)
+
     def active(self) -> list[Strike]:
         """Return the strikes on all systems that are not healed, in order, those of the session included."""
         return [strike for _, strike in self._active if not strike.healed]
@@ -127,8 +132,7 @@ class Target:
         """Register a strike, and return it."""
         self._ledger.add(self.system, strike)
         strike.overlap_with(self.active_strikes, self._ledger.active)
-        for listener in [*self._ledger.listeners]:
-            listener(strike)
+        self._ledger.tell(strike)
         return strike
 
     def inject(self, fault: Fault) -> Strike:

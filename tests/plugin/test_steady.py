@@ -336,3 +336,77 @@ def test_silence(project: pytest.Pytester) -> None:
     result.stdout.fnmatch_lines(
         ["VACUOUS *::test_vacuous: silence(0.01) affected no connections", "*3 passed*1 vacuous*"]
     )
+
+
+def test_silence_counts_the_connections_of_tcp_systems(project: pytest.Pytester) -> None:
+    project.makepyfile(
+        """
+        import http.client
+        from pytest_resilience import factories
+
+        payments = factories.http_stub("payments")
+
+        def test_it(resilience, payments):
+            payments.answer("/", 200)
+            connection = http.client.HTTPConnection(payments.host, payments.port)
+            connection.request("GET", "/")
+            assert connection.getresponse().read() == b""
+            assert str(resilience.silence(0.05).receipt) == "affected 1 connection (no byte passed)"
+            connection.close()
+        """
+    )
+    result = project.runpytest_inprocess("-p", "no:asyncio", "-p", "no:anyio", "--resilience-strict")
+    result.stdout.fnmatch_lines("*= 1 passed, *")
+
+
+def test_the_first_answer_after_a_silence_must_be_true(project: pytest.Pytester) -> None:
+    project.makepyfile(
+        """
+        import asyncio, pytest, redis
+        from pytest_resilience import NotSteady
+
+        FIRST_IS_WRONG = "the answer was not true after silence(0.05)"
+
+        @pytest.fixture(autouse=True)
+        def idle(resilience):
+            with redis.Redis.from_url(resilience.redis.url) as client:
+                client.ping()
+                yield client
+
+        def test_sync(resilience):
+            answers = iter([True, False, True])
+            with pytest.raises(NotSteady) as raised, resilience.steady(lambda: next(answers)):
+                resilience.silence(0.05)
+            assert FIRST_IS_WRONG in str(raised.value) and "  after silence(0.05): False in " in str(raised.value)
+
+        def test_async(resilience):
+            async def body():
+                answers = iter([True, False, True])
+                with pytest.raises(NotSteady) as raised:
+                    async with resilience.steady(lambda: next(answers)):
+                        await resilience.silence(0.05)
+                assert FIRST_IS_WRONG in str(raised.value)
+            asyncio.run(body())
+
+        def test_a_second_silence(resilience):
+            answers = iter([True, True, False, True])
+            with pytest.raises(NotSteady, match="not true after silence"), resilience.steady(lambda: next(answers)):
+                resilience.silence(0.05)
+                resilience.silence(0.05)
+
+        def test_a_client_may_still_recover_from_a_fault(resilience, idle):
+            answers = iter([True, True, False, True])
+            with resilience.steady(lambda: next(answers)) as steady:
+                with resilience.redis.latency(0.01):
+                    idle.ping()
+                resilience.silence(0.05)
+            assert [each.phase for each in steady.answers] == ["before", "during redis.latency(seconds=0.01)", "after"]
+
+        def test_jobs_are_enqueued_after_it(resilience):
+            ran = []
+            with resilience.jobs(enqueue=ran.append, ran=lambda: ran):
+                resilience.silence(0.05)
+        """
+    )
+    result = project.runpytest_inprocess("-p", "no:asyncio", "-p", "no:anyio")
+    result.stdout.fnmatch_lines("*= 5 passed, *")
