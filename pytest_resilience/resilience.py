@@ -383,7 +383,7 @@ class Resilience:
         from .in_process.silence import Silence
 
         proxies = {name: target.proxy_handle for name, target in self._stack.proxied_targets.items()}
-        return Silence(proxies, seconds, lambda strike: self._registry.add("silence", strike), self._registry.tell)
+        return Silence(proxies, seconds, lambda strike: self._registry.add("silence", strike), self._registry.notify)
 
     def _workers(self, *, may_be_replaced: bool) -> Workers:
         from .in_process.workers import Workers

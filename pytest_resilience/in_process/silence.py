@@ -55,13 +55,13 @@ class Silence:
         proxies: Mapping[str, ProxyHandle],
         seconds: float,
         register: Callable[[Strike], None],
-        tell: Callable[[Strike], None],
+        notify: Callable[[Strike], None],
     ) -> None:
         if not 0 < seconds < float("inf"):
             raise SetupError(f"silence(): seconds must be above 0, got {seconds!r}")
         self._proxies = proxies
         self._seconds = seconds
-        self._tell = tell
+        self._notify = notify
         self._counted: _Counted | None = None
         self._before = self._read()
         self.strike = Strike(f"silence({seconds:g})", Quiet(seconds), heal=lambda: None, read_receipt=self._receipt)
@@ -97,7 +97,7 @@ class Silence:
         silent = sum(not size for key, size in grown.items() if key in self._before)
         self._counted = _Counted(silent, len(grown) - silent + len(closed), sum(grown.values()))
         self.strike.heal()
-        self._tell(self.strike)  # at the end, because an experiment that asks makes traffic
+        self._notify(self.strike)  # at the end, because an experiment that asks makes traffic
 
     def _receipt(self) -> Receipt:
         if self._counted is None:

@@ -56,7 +56,7 @@ class StrikeRegistry:
         self._active[:] = [(each, other) for each, other in self._active if not other.healed]
         self._active.append((system, strike))
 
-    def tell(self, strike: Strike) -> None:
+    def notify(self, strike: Strike) -> None:
         """Call the listeners with a new strike."""
         for listener in [*self.listeners]:
             listener(strike)
@@ -132,7 +132,7 @@ class Target:
         """Register a strike, and return it."""
         self._ledger.add(self.system, strike)
         strike.overlap_with(self.active_strikes, self._ledger.active)
-        self._ledger.tell(strike)
+        self._ledger.notify(strike)
         return strike
 
     def inject(self, fault: Fault) -> Strike:
