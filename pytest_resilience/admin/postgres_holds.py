@@ -6,8 +6,7 @@ import asyncio
 import re
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import Future
-from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from ..backends.backend import Server
 from ..clients.postgres import LOCK_NOT_AVAILABLE, PostgresError, Session
@@ -55,6 +54,8 @@ class HoldOwner(Protocol):
 
 class TableLock:
     """An exclusive lock on tables, with a monitor of the sessions that wait for it."""
+
+    _unit: ClassVar[str] = "connections"
 
     def __init__(self, admin: HoldOwner, tables: Sequence[str], fault: str) -> None:
         self._admin = admin
@@ -160,16 +161,15 @@ class TableLock:
             self._waiters.update((row[0], row[1]) for row in rows)
 
     def receipt(self) -> Receipt:
-        """Return the number of sessions that have waited for the tables so far."""
-        count = self._count("connections")
-        return replace(count, touched=len({pid for pid, _ in self._waiters})) if self._waiters else count
-
-    def _count(self, unit: str) -> Receipt:
-        """Return the number of statements that have waited so far. It is unknown if they may have waited unseen."""
+        """Return how many have waited for the tables so far. It is unknown if a statement may have waited unseen."""
         is_complete = self.look()
         if not self._waiters and not (is_complete and self._none_gave_up()):
-            return Receipt(None, unit)
-        return Receipt(len(self._waiters), unit, self._first, self._last)
+            return Receipt(None, self._unit)
+        return Receipt(self._affected(), self._unit, self._first, self._last)
+
+    def _affected(self) -> int:
+        """Return the number of sessions that were seen waiting."""
+        return len({pid for pid, _ in self._waiters})
 
     def _none_gave_up(self) -> bool:
         """True if the server's log shows that no statement has stopped waiting before a query could see it."""
@@ -210,6 +210,8 @@ class RotatingLock(TableLock):
     Args:
         seconds: for which each session holds the lock.
     """
+
+    _unit: ClassVar[str] = "commands"
 
     def __init__(self, admin: HoldOwner, tables: Sequence[str], fault: str, seconds: float) -> None:
         super().__init__(admin, tables, fault)
@@ -257,9 +259,9 @@ class RotatingLock(TableLock):
             request.cancel()
         self._session, self._next_session = successor, holder
 
-    def receipt(self) -> Receipt:
-        """Return the number of statements that have waited so far."""
-        return self._count("commands")
+    def _affected(self) -> int:
+        """Return the number of statements that were seen waiting."""
+        return len(self._waiters)
 
     def _take_sessions(self) -> list[Session]:
         session, self._next_session = self._next_session, None
