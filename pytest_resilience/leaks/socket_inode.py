@@ -9,12 +9,11 @@ from __future__ import annotations
 import socket
 import struct
 
-NETLINK_SOCK_DIAG = 4
-SOCK_DIAG_BY_FAMILY = 20  # the type of the request, and of an answer that is no error
+from ..wire.sock_diag import HEADER, NETLINK_SOCK_DIAG, SOCK_DIAG_BY_FAMILY
+
 NLM_F_REQUEST = 1
 ALL_STATES = 0xFFFFFFFF
 NO_COOKIE = (0xFFFFFFFF, 0xFFFFFFFF)
-HEADER = struct.Struct("=IHHII")  # struct nlmsghdr
 # struct inet_diag_req_v2, the ports and addresses in network order
 REQUEST = struct.Struct("=BBBxI2s2s16s16sI2I")
 ANSWER = struct.Struct("=BBBB48sIIIII")  # struct inet_diag_msg

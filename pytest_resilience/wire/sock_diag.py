@@ -10,11 +10,11 @@ NETLINK_SOCK_DIAG = 4
 HEADER = Struct("=IHHII")  # struct nlmsghdr: length, type, flags, sequence, sender
 DESTROY_GROUPS = (1 << 0) | (1 << 2)  # SKNLGRP_INET_TCP_DESTROY, SKNLGRP_INET6_TCP_DESTROY
 SO_RCVBUFFORCE = 33
-EVENT_BUFFER = 8 << 20  # bytes; connections of other programs fill the default of 200 KiB with 300 notices
+EVENT_BUFFER = 8 << 20  # bytes; connections of other programs fill the default of 200 KiB with 160 notices
 FIN_WAIT2, LISTEN = 5, 10
 _IPPROTO_TCP = 6
 _TIME_WAIT = 6
-_SOCK_DIAG_BY_FAMILY = 20
+SOCK_DIAG_BY_FAMILY = 20  # the type of a request, and of an answer that is no error
 _REQUEST_DUMP = 0x301
 _DONE, _ERROR = 3, 2
 _INFO = 2  # INET_DIAG_INFO: the attribute that holds struct tcp_info
@@ -63,7 +63,7 @@ class TcpSocket(NamedTuple):
 def list_request(family: int) -> bytes:
     """Return a request for the list of all TCP sockets of a family, AF_INET or AF_INET6."""
     body = _REQUEST.pack(family, _IPPROTO_TCP, 1 << (_INFO - 1), 0, 0xFFFFFFFF, bytes(48))
-    return HEADER.pack(HEADER.size + len(body), _SOCK_DIAG_BY_FAMILY, _REQUEST_DUMP, family, 0) + body
+    return HEADER.pack(HEADER.size + len(body), SOCK_DIAG_BY_FAMILY, _REQUEST_DUMP, family, 0) + body
 
 
 def messages(data: bytes) -> Iterator[tuple[int, bytes]]:
@@ -88,7 +88,7 @@ def has_error(data: bytes) -> bool:
 def sockets(data: bytes) -> Iterator[TcpSocket]:
     """Yield the sockets in some messages."""
     for kind, body in messages(data):
-        if kind == _SOCK_DIAG_BY_FAMILY:
+        if kind == SOCK_DIAG_BY_FAMILY:
             _, state, _, _, port, peer, _, cookie, expires_ms, queue, _, _, inode = _MESSAGE.unpack_from(body)
             yield TcpSocket(
                 state,
