@@ -108,6 +108,14 @@ def test_cut_connections_count(proxy: ProxyHandle) -> None:
     assert proxy.counters()["cut"]["count"] == 2
 
 
+def refuse(*proxies: ProxyHandle) -> None:
+    """Disable proxies that count refused attempts."""
+    for proxy in proxies:
+        proxy.call("POST", "", {"enabled": False})
+        if proxy.counters()["refused"]["count"] is None:
+            pytest.skip("this kernel does not tell about refused connections")
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
 def test_refused_attempts_count_and_our_own_clients_do_not(
     server: Server, make_proxy: Callable[..., ProxyHandle], host: str
@@ -137,10 +145,7 @@ def test_each_of_two_proxies_with_one_port_counts_its_own_attempts(
 ) -> None:
     first = make_proxy(server, "first", listen="127.0.0.1:0")
     second = make_proxy(server, "second", listen=f"127.0.0.2:{first.port}")
-    for proxy in (first, second):
-        proxy.call("POST", "", {"enabled": False})
-    if first.counters()["refused"]["count"] is None:
-        pytest.skip("this kernel does not tell about refused connections")
+    refuse(first, second)
     for host in ("127.0.0.1", "127.0.0.1", "127.0.0.2"):
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection((host, first.port), PATIENCE)
@@ -163,9 +168,7 @@ def test_a_refused_attempt_with_the_port_of_an_earlier_client_counts(proxy: Prox
         client.connect(("127.0.0.1", proxy.port))
         proxy.accept()
     until(lambda: proxy.counters()["connections"] == 0)
-    proxy.call("POST", "", {"enabled": False})
-    if proxy.counters()["refused"]["count"] is None:
-        pytest.skip("this kernel does not tell about refused connections")
+    refuse(proxy)
     with client_at(port) as client, pytest.raises(ConnectionRefusedError):
         client.connect(("127.0.0.1", proxy.port))
     until(lambda: proxy.counters()["refused"]["count"] == 1)
@@ -188,9 +191,7 @@ def attempt(proxy: ProxyHandle) -> None:
 
 
 def test_counters_include_a_notice_that_arrived_after_their_request(server: Server, proxy: ProxyHandle) -> None:
-    proxy.call("POST", "", {"enabled": False})
-    if proxy.counters()["refused"]["count"] is None:
-        pytest.skip("this kernel does not tell about refused connections")
+    refuse(proxy)
     with contextlib.closing(http.client.HTTPConnection(server.address, timeout=PATIENCE)) as reader:
         reader.connect()
         with stopped(server):
@@ -201,9 +202,7 @@ def test_counters_include_a_notice_that_arrived_after_their_request(server: Serv
 
 
 def test_sockets_of_other_programs_leave_room_for_the_notice_of_an_attempt(server: Server, proxy: ProxyHandle) -> None:
-    proxy.call("POST", "", {"enabled": False})
-    if proxy.counters()["refused"]["count"] is None:
-        pytest.skip("this kernel does not tell about refused connections")
+    refuse(proxy)
     with stopped(server):
         for _ in range(1000):
             socket.socket().close()
@@ -213,9 +212,7 @@ def test_sockets_of_other_programs_leave_room_for_the_notice_of_an_attempt(serve
 
 
 def test_notices_that_the_kernel_drops_are_unattributed(server: Server, proxy: ProxyHandle) -> None:
-    proxy.call("POST", "", {"enabled": False})
-    if proxy.counters()["refused"]["count"] is None:
-        pytest.skip("this kernel does not tell about refused connections")
+    refuse(proxy)
     with stopped(server):
         for _ in range(1000):
             attempt(proxy)
